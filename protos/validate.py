@@ -1,0 +1,350 @@
+"""The one door to an ensemble directory: reader and writer both call `validate`, and trust what it returns.
+
+Nothing in a directory is trusted before: every file is opened without following links, read once, hashed, and
+those very bytes are parsed. docs/manifest.md states the rules; each has its `Violation` here and its test.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from google.protobuf import json_format
+
+from protos.curve import CURVES
+from protos.ensemble_pb2 import CLASSIFICATION, EnsembleManifest, File, Member, Metrics, TensorSet
+from protos.graph import DATATYPES, Graph, TensorType
+from protos.stored_ensemble import StoredEnsemble, Tensors
+
+MANIFEST = "manifest.json"
+FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+MAX_MANIFEST_BYTES = 64 * 2**20
+COEFFICIENT_TOLERANCE = 1e-6
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Violation(StrEnum):
+    """Each way in which a directory can be wrong."""
+
+    NO_DIRECTORY = "no-directory"
+    NO_MANIFEST = "no-manifest"
+    MALFORMED_MANIFEST = "malformed-manifest"
+    UNKNOWN_MAJOR_VERSION = "unknown-major-version"
+    BAD_NAME = "bad-name"
+    BAD_TASK = "bad-task"
+    BAD_LABELS = "bad-labels"
+    DUPLICATE_ID = "duplicate-id"
+    ZERO_MEMBERS = "zero-members"
+    BAD_TEMPERATURE = "bad-temperature"
+    BAD_METRIC = "bad-metric"
+    UNKNOWN_REFERENCE = "unknown-reference"
+    BAD_COEFFICIENTS = "bad-coefficients"
+    ABSOLUTE_PATH = "absolute-path"
+    ESCAPING_PATH = "escaping-path"
+    BAD_PATH = "bad-path"
+    DUPLICATE_PATH = "duplicate-path"
+    SYMLINK = "symlink"
+    MISSING_FILE = "missing-file"
+    EXTRA_FILE = "extra-file"
+    WRONG_SIZE = "wrong-size"
+    WRONG_HASH = "wrong-hash"
+    MALFORMED_GRAPH = "malformed-graph"
+    WRONG_INPUT = "wrong-input"
+    WRONG_OUTPUT = "wrong-output"
+    MALFORMED_TENSORS = "malformed-tensors"
+    WRONG_TENSOR_NAMES = "wrong-tensor-names"
+    WRONG_SHAPE = "wrong-shape"
+    WRONG_DTYPE = "wrong-dtype"
+    NON_FINITE = "non-finite"
+
+
+class InvalidEnsemble(ValueError):
+    """A directory that is no ensemble. `violation` is for programs; the message says what was found and expected."""
+
+    def __init__(self, violation: Violation, message: str) -> None:
+        super().__init__(f"{violation}: {message}")
+        self.violation = violation
+
+
+def validate(directory: Path) -> StoredEnsemble:
+    """Reads an ensemble directory and checks all of it. Raises InvalidEnsemble; then nothing of it was used."""
+    if not directory.is_dir():
+        raise InvalidEnsemble(Violation.NO_DIRECTORY, f"'{directory}' is not a directory")
+    manifest = _parse(directory)
+    _check_manifest(manifest)
+    files = [manifest.graph, *(entry.file for entry in (*manifest.weight_sets, *manifest.statistics))]
+    _check_paths(files)
+    _check_listing(directory, {file.path for file in files})
+
+    graph = _check_graph(_read(directory, manifest.graph), manifest)
+    weight_sets = {entry.id: _tensors(directory, entry, graph) for entry in manifest.weight_sets}
+    statistics = {entry.id: _tensors(directory, entry, graph) for entry in manifest.statistics}
+    _check_names(manifest, weight_sets, statistics)
+    return StoredEnsemble(manifest, graph, weight_sets, statistics)
+
+
+def _parse(directory: Path) -> EnsembleManifest:
+    try:
+        data = _read_bytes(directory, MANIFEST, MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise InvalidEnsemble(Violation.NO_MANIFEST, f"'{directory}' holds no {MANIFEST}") from None
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        kind = type(document).__name__
+        raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST} holds a {kind}; expected an object")
+
+    # The version comes first: what another major calls its fields is not ours to judge.
+    version = document.get("formatVersion", document.get("format_version"))
+    parts = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", version) if isinstance(version, str) else None
+    if parts is None:
+        message = f"formatVersion is {version!r}; expected 'MAJOR.MINOR'"
+        raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, message)
+    major, minor = int(parts[1]), int(parts[2])
+    if major != FORMAT_MAJOR:
+        message = f"the manifest has format version {version}; this program reads {FORMAT_MAJOR}.x"
+        raise InvalidEnsemble(Violation.UNKNOWN_MAJOR_VERSION, message)
+    try:
+        return json_format.ParseDict(document, EnsembleManifest(), ignore_unknown_fields=minor > FORMAT_MINOR)
+    except (json_format.ParseError, RecursionError) as error:
+        raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST}: {error}") from None
+
+
+def _check_manifest(manifest: EnsembleManifest) -> None:
+    """Everything that can be said without opening another file."""
+    for field in ("name", "version"):
+        _check_identifier(getattr(manifest, field), field)
+    if manifest.task != CLASSIFICATION:
+        raise InvalidEnsemble(Violation.BAD_TASK, f"task is {manifest.task}; this program knows CLASSIFICATION")
+    if len(manifest.class_labels) < 2:
+        count = len(manifest.class_labels)
+        raise InvalidEnsemble(Violation.BAD_LABELS, f"there are {count} class labels; expected one a class, 2 or more")
+    _check_unique(manifest.class_labels, "class label", Violation.BAD_LABELS)
+    if manifest.input.datatype not in DATATYPES:
+        message = f"the input's datatype is '{manifest.input.datatype}'; expected one of {', '.join(DATATYPES)}"
+        raise InvalidEnsemble(Violation.WRONG_INPUT, message)
+
+    if not manifest.members:
+        raise InvalidEnsemble(Violation.ZERO_MEMBERS, "the manifest has no members; expected at least one")
+    for kind, entries in (
+        ("weight set", manifest.weight_sets),
+        ("statistics", manifest.statistics),
+        ("member", manifest.members),
+    ):
+        ids = [entry.id for entry in entries]
+        for identifier in ids:
+            _check_identifier(identifier, f"the id of a {kind}")
+        _check_unique(ids, kind, Violation.DUPLICATE_ID)
+
+    _check_temperature(manifest.temperature, "the ensemble")
+    _check_metrics(manifest.metrics, "the ensemble")
+    weight_sets = {entry.id for entry in manifest.weight_sets}
+    statistics = {entry.id for entry in manifest.statistics}
+    for member in manifest.members:
+        _check_temperature(member.temperature, f"member '{member.id}'")
+        _check_metrics(member.metrics, f"member '{member.id}'")
+        _check_terms(member, weight_sets)
+        if member.statistics and member.statistics not in statistics:
+            message = f"member '{member.id}' uses statistics '{member.statistics}', which the manifest does not list"
+            raise InvalidEnsemble(Violation.UNKNOWN_REFERENCE, message)
+        if statistics and not member.statistics:
+            message = f"member '{member.id}' names no statistics, but the network has some"
+            raise InvalidEnsemble(Violation.UNKNOWN_REFERENCE, message)
+
+
+def _check_terms(member: Member, weight_sets: set[str]) -> None:
+    for term in member.terms:
+        if term.weight_set not in weight_sets:
+            message = f"member '{member.id}' uses weight set '{term.weight_set}', which the manifest does not list"
+            raise InvalidEnsemble(Violation.UNKNOWN_REFERENCE, message)
+    if len({term.weight_set for term in member.terms}) != len(member.terms):
+        message = f"member '{member.id}' names a weight set twice; expected one term a weight set"
+        raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
+    coefficients = [term.coefficient for term in member.terms]
+    total = math.fsum(coefficients) if all(map(math.isfinite, coefficients)) else math.nan
+    if not abs(total - 1.0) <= COEFFICIENT_TOLERANCE:
+        message = f"the coefficients of member '{member.id}' sum to {total}; expected 1"
+        raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
+
+    if member.HasField("curve_point"):
+        point = member.curve_point
+        if point.curve not in CURVES:
+            raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, f"member '{member.id}' lies on a curve of unknown kind")
+        if not 0.0 <= point.t <= 1.0:
+            raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, f"member '{member.id}' has t = {point.t}, not in [0, 1]")
+        # Compared before they are computed: `bends` is a number from a file, and could ask for any amount of work.
+        if len(coefficients) != point.bends + 2:
+            message = (
+                f"member '{member.id}' has {len(coefficients)} coefficients; "
+                f"a curve of {point.bends} bends has {point.bends + 2} control points"
+            )
+            raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
+        expected = CURVES[point.curve](point.bends, point.t)
+        if max(abs(a - b) for a, b in zip(coefficients, expected, strict=True)) > COEFFICIENT_TOLERANCE:
+            message = f"member '{member.id}' has coefficients {coefficients}; its curve at t = {point.t} has {expected}"
+            raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
+    elif member.WhichOneof("origin") is not None and coefficients != [1.0]:
+        origin = member.WhichOneof("origin")
+        message = f"member '{member.id}' is an {origin} with coefficients {coefficients}; expected a single 1"
+        raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
+
+
+def _check_temperature(temperature: float, owner: str) -> None:
+    if not (math.isfinite(temperature) and temperature > 0.0):
+        message = f"the temperature of {owner} is {temperature}; expected a finite number above 0"
+        raise InvalidEnsemble(Violation.BAD_TEMPERATURE, message)
+
+
+def _check_metrics(metrics: Iterable[Metrics], owner: str) -> None:
+    for entry in metrics:
+        for field in ("error", "nll", "brier", "ece"):
+            if not (math.isfinite(value := getattr(entry, field)) and value >= 0.0):
+                message = f"{field} of {owner} on '{entry.split}' is {value}; expected a finite number, 0 or more"
+                raise InvalidEnsemble(Violation.BAD_METRIC, message)
+
+
+def _check_identifier(value: str, what: str) -> None:
+    if not _IDENTIFIER.fullmatch(value):
+        message = f"{what} is '{value}'; expected 1 to 128 letters, digits, '.', '_' or '-', a letter or digit first"
+        raise InvalidEnsemble(Violation.BAD_NAME, message)
+
+
+def _check_unique(values: Sequence[str], what: str, violation: Violation) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise InvalidEnsemble(violation, f"{what} '{value}' is listed twice")
+        seen.add(value)
+
+
+def _check_paths(files: Iterable[File]) -> None:
+    paths = [file.path for file in files]
+    for path in paths:
+        parts = path.split("/")
+        if path.startswith("/"):
+            raise InvalidEnsemble(Violation.ABSOLUTE_PATH, f"'{path}' is absolute; expected a path in the directory")
+        if ".." in parts:
+            raise InvalidEnsemble(Violation.ESCAPING_PATH, f"'{path}' contains '..'; expected a path in the directory")
+        if not all(_IDENTIFIER.fullmatch(part) for part in parts) or path == MANIFEST:
+            message = f"'{path}': expected parts of letters, digits, '.', '_' or '-', separated by '/'"
+            raise InvalidEnsemble(Violation.BAD_PATH, message)
+    _check_unique(paths, "file", Violation.DUPLICATE_PATH)
+
+
+def _check_listing(directory: Path, listed: set[str]) -> None:
+    """Exactly the listed files, the manifest, and no links anywhere."""
+    found = set()
+    for root, folders, names in os.walk(directory):
+        for name in (*folders, *names):
+            path = Path(root, name)
+            relative = path.relative_to(directory).as_posix()
+            if path.is_symlink():
+                raise InvalidEnsemble(Violation.SYMLINK, f"'{relative}' is a symbolic link; expected plain files only")
+            if name in names:
+                found.add(relative)
+    if missing := sorted(listed - found):
+        raise InvalidEnsemble(Violation.MISSING_FILE, f"'{missing[0]}' is in the manifest but not in the directory")
+    if extra := sorted(found - listed - {MANIFEST}):
+        raise InvalidEnsemble(Violation.EXTRA_FILE, f"'{extra[0]}' is in the directory but not in the manifest")
+
+
+def _read(directory: Path, file: File) -> bytes:
+    """The file's verified bytes: what is hashed is what is returned, so a later change on disk changes nothing."""
+    data = _read_bytes(directory, file.path, file.size_bytes)
+    if len(data) != file.size_bytes:
+        message = f"'{file.path}' has {len(data)} bytes; the manifest says {file.size_bytes}"
+        raise InvalidEnsemble(Violation.WRONG_SIZE, message)
+    if (digest := hashlib.sha256(data).hexdigest()) != file.sha256:
+        message = f"'{file.path}' has SHA-256 {digest}; the manifest says {file.sha256}"
+        raise InvalidEnsemble(Violation.WRONG_HASH, message)
+    return data
+
+
+def _read_bytes(directory: Path, path: str, max_bytes: int) -> bytes:
+    try:
+        descriptor = os.open(directory / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if (directory / path).is_symlink():
+            raise InvalidEnsemble(Violation.SYMLINK, f"'{path}' is a symbolic link; expected a plain file") from error
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidEnsemble(Violation.BAD_PATH, f"'{path}' is not a plain file")
+        if status.st_size > max_bytes:
+            message = f"'{path}' has {status.st_size} bytes; expected {max_bytes}"
+            raise InvalidEnsemble(Violation.WRONG_SIZE, message)
+        return file.read(max_bytes)
+
+
+def _check_graph(data: bytes, manifest: EnsembleManifest) -> Graph:
+    try:
+        graph = Graph(data)
+    except ValueError as error:
+        raise InvalidEnsemble(Violation.MALFORMED_GRAPH, f"'{manifest.graph.path}': {error}") from None
+    expected = (DATATYPES[manifest.input.datatype], (-1, *manifest.input.shape))
+    found = graph.inputs.get(manifest.input.name)
+    if len(graph.inputs) != 1 or found is None or (found.dtype, found.shape) != expected:
+        message = (
+            f"the graph takes {_describe(graph.inputs)}; the manifest says "
+            f"'{manifest.input.name}' {expected[0]} {list(expected[1])}"
+        )
+        raise InvalidEnsemble(Violation.WRONG_INPUT, message)
+    classes = len(manifest.class_labels)
+    output = graph.outputs.get("logits")
+    if len(graph.outputs) != 1 or output is None or output.dtype != np.float32 or output.shape != (-1, classes):
+        message = f"the graph gives {_describe(graph.outputs)}; expected 'logits' float32 [-1, {classes}]"
+        raise InvalidEnsemble(Violation.WRONG_OUTPUT, message)
+    return graph
+
+
+def _describe(tensors: dict[str, TensorType]) -> str:
+    return ", ".join(f"'{name}' {tensor}" for name, tensor in tensors.items()) or "nothing"
+
+
+def _tensors(directory: Path, entry: TensorSet, graph: Graph) -> Tensors:
+    path = entry.file.path
+    try:
+        tensors: Tensors = safetensors.numpy.load(_read(directory, entry.file))
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, InvalidEnsemble):
+            raise
+        raise InvalidEnsemble(Violation.MALFORMED_TENSORS, f"'{path}' is not a safetensors file: {error}") from None
+    for name, tensor in tensors.items():
+        expected = graph.tensor_type(name)
+        if expected is None:
+            raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, f"'{path}' holds '{name}', which the graph does not")
+        if tensor.shape != expected.shape:
+            message = f"'{name}' in '{path}' is {list(tensor.shape)}; the graph says {list(expected.shape)}"
+            raise InvalidEnsemble(Violation.WRONG_SHAPE, message)
+        if tensor.dtype != expected.dtype:
+            message = f"'{name}' in '{path}' is {tensor.dtype}; the graph says {expected.dtype}"
+            raise InvalidEnsemble(Violation.WRONG_DTYPE, message)
+        if not np.isfinite(tensor).all():
+            raise InvalidEnsemble(Violation.NON_FINITE, f"'{name}' in '{path}' holds a value that is not finite")
+    return tensors
+
+
+def _check_names(manifest: EnsembleManifest, weight_sets: dict[str, Tensors], statistics: dict[str, Tensors]) -> None:
+    """All weight sets hold the same tensors, all statistics too, and no tensor is both."""
+    for sets in (weight_sets, statistics):
+        for identifier, tensors in sets.items():
+            first = next(iter(sets.values()))
+            if odd := sorted(tensors.keys() ^ first.keys()):
+                message = f"'{identifier}' and '{next(iter(sets))}' do not both hold '{odd[0]}'"
+                raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)
+    weights = next(iter(weight_sets.values()), {})
+    if both := sorted(weights.keys() & next(iter(statistics.values()), {}).keys()):
+        message = f"'{both[0]}' is both a weight and a statistic of '{manifest.name}'"
+        raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)

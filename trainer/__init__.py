@@ -1,0 +1,1 @@
+"""Offline training of ensembles: endpoints, curves, FGE, BatchNorm, temperatures, export. Start at pipeline.py."""

@@ -1,0 +1,108 @@
+"""The command line: `thalweg-train run|export|validate|recipes`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from protos.stored_ensemble import StoredEnsemble
+from protos.validate import InvalidEnsemble, validate
+from trainer import pipeline, standalone
+from trainer.config import override
+from trainer.errors import UserError
+from trainer.pipeline import Outcome
+from trainer.progress import Progress
+from trainer.recipes import RECIPES
+
+OUT = Console(highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0; 2 for what the user can mend, told in one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (UserError, InvalidEnsemble, OSError) as error:
+        print(f"thalweg-train: error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="thalweg-train", description="Train, calibrate and export ensembles.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train a recipe, export its ensembles, write the report")
+    run.add_argument("recipe", choices=sorted(RECIPES))
+    run.add_argument("--out", type=Path, help="folder for the results (default: runs/RECIPE)")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="assignments",
+                     help="change a setting, such as curve.kind=polygonal-chain; may be repeated")  # fmt: skip
+    run.set_defaults(command=_run)
+
+    export = commands.add_parser("export", help="write an ensemble for other runtimes")
+    export.add_argument("directory", type=Path, help="an ensemble directory")
+    export.add_argument("--standalone", type=Path, required=True, metavar="OUT",
+                        help="new folder for plain ONNX files: one a member, and the whole ensemble")  # fmt: skip
+    export.set_defaults(command=_export)
+
+    check = commands.add_parser("validate", help="check an ensemble directory and describe it")
+    check.add_argument("directory", type=Path)
+    check.set_defaults(command=lambda options: _describe(validate(options.directory)))
+
+    recipes = commands.add_parser("recipes", help="list the recipes")
+    recipes.set_defaults(command=_recipes)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    config = override(RECIPES[options.recipe](options.seed), options.assignments)
+    progress = Progress()
+    progress.say(f"config={config}")
+    outcome = pipeline.run(config, options.out or Path("runs", options.recipe), progress)
+    OUT.print(_table(outcome))
+    for label, path in (("FGE ensemble", outcome.fge), ("curve ensemble", outcome.curve), ("report", outcome.report)):
+        OUT.print(f"{label:<15} {path}", soft_wrap=True)
+
+
+def _table(outcome: Outcome) -> Table:
+    table = Table(title="Test split", title_justify="left")
+    table.add_column("predictor")
+    for head in ("members", "epochs", "error %", "NLL", "Brier", "ECE"):
+        table.add_column(head, justify="right")
+    for row in outcome.results.rows:
+        quality = row.quality
+        numbers = (f"{100 * quality.error:.2f}", f"{quality.nll:.4f}", f"{quality.brier:.4f}", f"{quality.ece:.4f}")
+        table.add_row(row.predictor, str(row.members), str(row.training_epochs), *numbers)
+    return table
+
+
+def _export(options: argparse.Namespace) -> None:
+    for path in standalone.write(validate(options.directory), options.standalone):
+        OUT.print(str(path), soft_wrap=True)
+
+
+def _describe(stored: StoredEnsemble) -> None:
+    manifest = stored.manifest
+    shape = ", ".join(map(str, manifest.input.shape))
+    OUT.print(f"model        {manifest.name}, version {manifest.version}")
+    OUT.print(f"input        {manifest.input.name} {manifest.input.datatype} [B, {shape}]", markup=False)
+    OUT.print(f"classes      {len(manifest.class_labels)}")
+    OUT.print(f"members      {len(manifest.members)}, from {len(manifest.weight_sets)} weight sets")
+    OUT.print(f"temperature  {manifest.temperature:.4f}")
+    for entry in manifest.metrics:
+        OUT.print(f"{entry.predictor:<12} {entry.split:<12} error {100 * entry.error:.2f} %  NLL {entry.nll:.4f}")
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    for name, recipe in sorted(RECIPES.items()):
+        summary = (sys.modules[recipe.__module__].__doc__ or "").partition("\n")[0]
+        OUT.print(f"{name:<12} {summary}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

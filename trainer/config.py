@@ -1,0 +1,178 @@
+"""Every setting of a run: one frozen dataclass per stage, checked when made, saved in the manifest.
+
+A recipe (trainer/recipes/) is a function that returns a Config; `override` changes single fields by name.
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.errors import InvalidConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    source: str = "digits"  # a name of trainer/data.py
+    train_rows: int = 300
+    calibration_rows: int = 300  # temperatures are fitted on these; the rest is for the test
+    split_seed: int = 0  # of the split alone: `seed` does not move it, so runs stay comparable
+
+    def __post_init__(self) -> None:
+        _at_least("data.train_rows", self.train_rows, 2)
+        _at_least("data.calibration_rows", self.calibration_rows, 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    factory: str = "trainer.models.small_conv:small_conv"  # MODULE:FUNCTION(classes, in_channels, **options)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        module, _, function = self.factory.partition(":")
+        if not module or not function:
+            raise InvalidConfig(f"model.factory is '{self.factory}'; expected MODULE:FUNCTION")
+
+
+@dataclass(frozen=True)
+class SgdConfig:
+    batch_size: int = 50
+    momentum: float = 0.9
+    weight_decay: float = 5e-4  # L2 on every parameter; on a curve, on φ(t) itself
+
+    def __post_init__(self) -> None:
+        _at_least("sgd.batch_size", self.batch_size, 1)
+        _within("sgd.momentum", self.momentum, 0.0, 1.0, open_end=True)
+        _at_least("sgd.weight_decay", self.weight_decay, 0.0)
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    epochs: int = 20
+    learning_rate: float = 0.1  # constant for half of the run, linear to 1 % of it at 90 %, then flat
+
+    def __post_init__(self) -> None:
+        _at_least("endpoint.epochs", self.epochs, 1)
+        _above("endpoint.learning_rate", self.learning_rate, 0.0)
+
+
+@dataclass(frozen=True)
+class FgeConfig:
+    start_epoch: int = 15  # of the first endpoint's run: about 75 % of it (section 5)
+    epochs: int = 38  # the last half cycle of ten would collect nothing
+    cycle_epochs: int = 4
+    alpha_1: float = 0.5  # the largest rate of a cycle
+    alpha_2: float = 0.01  # the smallest: a snapshot is taken right after the step at it
+    trace_every: int = 2  # iterations between two points of the report's picture
+
+    def __post_init__(self) -> None:
+        _at_least("fge.start_epoch", self.start_epoch, 1)
+        _at_least("fge.epochs", self.epochs, 1)
+        _at_least("fge.cycle_epochs", self.cycle_epochs, 1)
+        _at_least("fge.trace_every", self.trace_every, 1)
+        _above("fge.alpha_2", self.alpha_2, 0.0)
+        if not self.alpha_1 > self.alpha_2:
+            raise InvalidConfig(f"fge.alpha_1 is {self.alpha_1}; expected more than alpha_2, {self.alpha_2}")
+        if 2 * self.epochs < self.cycle_epochs:
+            raise InvalidConfig(
+                f"fge.cycle_epochs is {self.cycle_epochs}; {self.epochs} epochs end before the first snapshot, "
+                f"half a cycle in"
+            )
+
+
+@dataclass(frozen=True)
+class CurveConfig:
+    kind: str = "bezier"  # or "polygonal-chain"
+    bends: int = 1
+    epochs: int = 150
+    learning_rate: float = 0.1
+    members: int = 21  # of the ensemble: equally spaced in t, both endpoints included
+    grid: int = 61  # points at which curve and segment are evaluated for the report
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("bezier", "polygonal-chain"):
+            raise InvalidConfig(f"curve.kind is '{self.kind}'; expected 'bezier' or 'polygonal-chain'")
+        _at_least("curve.bends", self.bends, 1)
+        _at_least("curve.epochs", self.epochs, 1)
+        _above("curve.learning_rate", self.learning_rate, 0.0)
+        _at_least("curve.members", self.members, 2)
+        _at_least("curve.grid", self.grid, 2)
+        if (self.grid - 1) % (self.members - 1):
+            raise InvalidConfig(
+                f"curve.grid is {self.grid}; expected 1 more than a multiple of members − 1 = {self.members - 1}, "
+                f"so that every member lies on the grid"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "digits"  # of the model, as a request calls it
+    version: str = "1"
+    seed: int = 0  # of weights, data order and positions on the curve
+    threads: int = 0  # of torch; 0: as many as torch chooses. Results repeat bit for bit only at equal threads
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sgd: SgdConfig = field(default_factory=SgdConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    fge: FgeConfig = field(default_factory=FgeConfig)
+    curve: CurveConfig = field(default_factory=CurveConfig)
+
+    def __post_init__(self) -> None:
+        _within("seed", self.seed, 0, 2**63, open_end=True)
+        _at_least("threads", self.threads, 0)
+        _within("fge.start_epoch", self.fge.start_epoch, 1, self.endpoint.epochs, open_end=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """The config with fields set by "section.field=value"; the value is JSON, or else a bare string.
+
+    Raises InvalidConfig for an unknown field (naming near ones), a value of another type, or out of range.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise InvalidConfig(f"'{assignment}': expected FIELD=VALUE, such as fge.epochs=20")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        config = _replace(config, path.split("."), value, path)
+    return config
+
+
+def _replace(config: Any, path: list[str], value: Any, whole: str) -> Any:
+    fields = {entry.name: entry for entry in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else {}
+    name, *rest = path
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=3) or sorted(fields)
+        raise InvalidConfig(f"unknown setting '{whole}'; did you mean {', '.join(near)}?")
+    old = getattr(config, name)
+    if rest:
+        return dataclasses.replace(config, **{name: _replace(old, rest, value, whole)})
+    expected = typing.get_type_hints(type(config))[name]
+    expected = typing.get_origin(expected) or expected
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise InvalidConfig(f"{whole} is {value!r}; expected {expected.__name__}")
+    return dataclasses.replace(config, **{name: value})
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InvalidConfig(f"{name} is {value}; expected {least} or more")
+
+
+def _above(name: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise InvalidConfig(f"{name} is {value}; expected more than {bound}")
+
+
+def _within(name: str, value: float, low: float, high: float, *, open_end: bool) -> None:
+    if not (low <= value < high or (value == high and not open_end)):
+        raise InvalidConfig(f"{name} is {value}; expected {low} to {high}{' (exclusive)' if open_end else ''}")

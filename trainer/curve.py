@@ -1,0 +1,53 @@
+"""φ(t), a curve through weight space, from its control points. Its coefficients are part of the contract."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from protos import ensemble_pb2
+from protos.curve import CURVES
+
+KINDS = {"bezier": ensemble_pb2.BEZIER, "polygonal-chain": ensemble_pb2.POLYGONAL_CHAIN}
+
+
+@dataclass(frozen=True)
+class Curve:
+    kind: str  # of KINDS
+    control_points: Sequence[Tensor]  # [endpoint, *bends, endpoint], each [P]
+
+    @classmethod
+    def straight(cls, kind: str, first: Tensor, last: Tensor, bends: int) -> "Curve":
+        """The straight segment, with bends equally spaced on it."""
+        interior = [torch.lerp(first, last, k / (bends + 1)) for k in range(1, bends + 1)]
+        return cls(kind, [first, *interior, last])
+
+    @property
+    def bends(self) -> int:
+        return len(self.control_points) - 2
+
+    def coefficients(self, t: float) -> list[float]:
+        """c_k(t), one for each control point. Raises ValueError for t outside [0, 1]."""
+        return CURVES[KINDS[self.kind]](self.bends, t)
+
+    def point(self, t: float) -> Tensor:
+        """φ(t) = Σ_k c_k(t) · w_k  [P]. Exactly the endpoints at t = 0 and t = 1."""
+        terms = [(c, w) for c, w in zip(self.coefficients(t), self.control_points, strict=True) if c]
+        first, *rest = terms
+        point = first[1] * first[0]
+        for coefficient, control_point in rest:
+            point.add_(control_point, alpha=coefficient)
+        return point
+
+    def length(self, pieces: int = 1000) -> float:
+        """Arc length ∫ ‖φ'(t)‖ dt, as the sum over a fine polygonal chain."""
+        # Σ_k Δc_k w_k: the Gram matrix gives every piece's length without forming it.
+        points = torch.stack(list(self.control_points)).double()
+        gram = points @ points.T
+        coefficients = torch.tensor([self.coefficients(i / pieces) for i in range(pieces + 1)], dtype=torch.float64)
+        steps = coefficients.diff(dim=0)
+        return float(torch.einsum("sk,kl,sl->s", steps, gram, steps).clamp(min=0).sqrt().sum())
+
+    def detached(self) -> "Curve":
+        return Curve(self.kind, [point.detach() for point in self.control_points])

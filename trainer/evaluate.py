@@ -1,0 +1,72 @@
+"""Quality from probabilities, and logits from weights: what stages, tests, report and benchmarks all measure with."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from protos import ensemble_pb2
+from trainer.data import Split
+from trainer.network import Network, Statistics
+
+ECE_BINS = 15
+BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Lower is better in all of them."""
+
+    rows: int
+    error: float  # fraction of wrong classes
+    nll: float  # nats a row
+    brier: float  # Σ_classes (p − y)², in [0, 2]
+    ece: float  # expected calibration error, ECE_BINS equal-width bins
+
+    def to_proto(self, predictor: str, split: str) -> ensemble_pb2.Metrics:
+        return ensemble_pb2.Metrics(predictor=predictor, split=split, ece_bins=ECE_BINS, **asdict(self))
+
+
+@torch.no_grad()
+def logits(network: Network, weights: Tensor, statistics: Statistics, split: Split) -> Tensor:
+    """[N, C] of every row of the split, in evaluation mode, in order."""
+    network.module.eval()
+    return torch.cat([network.logits(weights, statistics, inputs) for inputs in split.inputs.split(BATCH_ROWS)])
+
+
+def quality(probs: Tensor, targets: Tensor) -> Quality:
+    """probs [N, C], rows summing to 1; targets [N]."""
+    probs = probs.double()
+    chosen = probs.gather(1, targets[:, None])[:, 0]
+    one_hot = torch.nn.functional.one_hot(targets, probs.shape[1])
+    return Quality(
+        rows=len(targets),
+        error=float((probs.argmax(1) != targets).double().mean()),
+        nll=float(-chosen.clamp(min=torch.finfo(torch.float64).tiny).log().mean()),
+        brier=float(((probs - one_hot) ** 2).sum(1).mean()),
+        ece=sum(abs(part.accuracy - part.confidence) * part.share for part in reliability(probs, targets)),
+    )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The rows whose greatest probability lies in (low, low + 1/ECE_BINS]."""
+
+    low: float
+    share: float  # of all rows
+    accuracy: float
+    confidence: float  # mean greatest probability
+
+
+def reliability(probs: Tensor, targets: Tensor) -> list[Bin]:
+    """The bins of a reliability diagram, empty ones left out."""
+    confidence, predicted = probs.double().max(1)
+    right = (predicted == targets).double()
+    index = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
+    bins = []
+    for i in range(ECE_BINS):
+        inside = index == i
+        if inside.any():
+            share = float(inside.double().mean())
+            bins.append(Bin(i / ECE_BINS, share, float(right[inside].mean()), float(confidence[inside].mean())))
+    return bins

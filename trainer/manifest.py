@@ -1,0 +1,128 @@
+"""Fills protos/ensemble.proto from what the stages returned, and writes the ensemble directory."""
+
+import importlib.metadata
+import subprocess
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from protos import ensemble_pb2, manifest_file
+from protos.ensemble_pb2 import CLASSIFICATION, CurvePoint, Endpoint, EnsembleManifest, FgeSnapshot
+from protos.graph import DATATYPES, Graph
+from protos.stored_ensemble import StoredEnsemble, Tensors
+from trainer import evaluate, export
+from trainer.config import Config
+from trainer.data import Splits
+from trainer.member import Ensemble, Member
+from trainer.network import Network
+
+LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "scikit-learn")
+
+
+def write(
+    directory: Path,
+    ensemble: Ensemble,
+    baselines: dict[str, Ensemble],
+    network: Network,
+    graph: Graph,
+    splits: Splits,
+    config: Config,
+) -> StoredEnsemble:
+    """Writes the ensemble directory, and runs what was written against torch before it gets its name.
+
+    baselines: what the ensemble should be compared with, by name; their quality goes into the manifest.
+    Raises ExportMismatch or InvalidEnsemble, with nothing changed on disk.
+    """
+    weight_sets = {
+        identifier: export.weight_tensors(network, graph, weights)
+        for identifier, weights in ensemble.weight_sets.items()
+    }
+    statistics: dict[str, Tensors] = {}
+    for member in ensemble.members:
+        if tensors := export.statistic_tensors(graph, member.statistics):
+            statistics[member.id] = tensors
+    manifest = EnsembleManifest(
+        name=config.name,
+        version=config.version,
+        task=CLASSIFICATION,
+        input=_input(graph),
+        class_labels=splits.class_labels,
+        members=[_member(member, splits, bool(statistics)) for member in ensemble.members],
+        temperature=ensemble.temperature,
+        provenance=_provenance(config, splits),
+    )
+    manifest.created.GetCurrentTime()
+    for name, predictor in ({"ensemble": ensemble} | baselines).items():
+        for split in ("calibration", "test"):
+            manifest.metrics.append(predictor.quality(splits, split).to_proto(name, split))
+
+    # The file alone is the first member: an initializer must hold something, and this is worth having.
+    first = StoredEnsemble(manifest, graph, weight_sets, statistics).model(manifest.members[0])
+    first.producer_name = "thalweg"
+
+    def agree(stored: StoredEnsemble) -> None:
+        export.verify(stored, ensemble, splits.calibration.inputs, "calibration")
+
+    return manifest_file.write(directory, manifest, first.SerializeToString(), weight_sets, statistics, approve=agree)
+
+
+def _input(graph: Graph) -> ensemble_pb2.Input:
+    ((name, tensor),) = graph.inputs.items()
+    (datatype,) = (datatype for datatype, dtype in DATATYPES.items() if dtype == tensor.dtype)
+    return ensemble_pb2.Input(name=name, datatype=datatype, shape=tensor.shape[1:])
+
+
+def _member(member: Member, splits: Splits, has_statistics: bool) -> ensemble_pb2.Member:
+    message = ensemble_pb2.Member(
+        id=member.id,
+        terms=[ensemble_pb2.Term(weight_set=name, coefficient=value) for name, value in member.terms.items()],
+        statistics=member.id if has_statistics else "",
+        temperature=member.temperature,
+    )
+    match member.origin:
+        case Endpoint():
+            message.endpoint.CopyFrom(member.origin)
+        case FgeSnapshot():
+            message.fge_snapshot.CopyFrom(member.origin)
+        case CurvePoint():
+            message.curve_point.CopyFrom(member.origin)
+    probs = (member.logits["calibration"].double() / member.temperature).softmax(-1)
+    quality = evaluate.quality(probs, splits.calibration.targets)
+    message.metrics.append(quality.to_proto("member", "calibration"))
+    return message
+
+
+def _provenance(config: Config, splits: Splits) -> ensemble_pb2.Provenance:
+    provenance = ensemble_pb2.Provenance(
+        seeds=[config.seed],
+        library_versions=library_versions(),
+        dataset=ensemble_pb2.Dataset(
+            name=splits.name,
+            sha256=splits.sha256(),
+            rows={name: len(split) for name, split in splits.by_name.items()},
+        ),
+        git_commit=git_commit(),
+    )
+    json_format.ParseDict(config.to_dict(), provenance.config)
+    return provenance
+
+
+def library_versions() -> dict[str, str]:
+    versions = {}
+    for library in ("thalweg", *LIBRARIES):
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # one of the two builds of ONNX Runtime is always absent
+    return versions
+
+
+def git_commit() -> str:
+    """The checkout that this program runs from; empty if it does not run from one."""
+    folder = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

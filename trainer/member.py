@@ -1,0 +1,113 @@
+"""Members: weights with an origin, and what the stages after training add to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from protos.ensemble_pb2 import CurvePoint, Endpoint, FgeSnapshot
+from trainer import batchnorm, evaluate, temperature
+from trainer.curve import KINDS, Curve
+from trainer.data import Splits
+from trainer.evaluate import Quality
+from trainer.fge import Snapshot
+from trainer.network import Network, Statistics
+
+Origin = Endpoint | FgeSnapshot | CurvePoint
+
+
+@dataclass(frozen=True)
+class Member:
+    """One predictor: recalibrated, calibrated, and its answers on every split."""
+
+    id: str
+    origin: Origin
+    terms: dict[str, float]  # coefficient by the id of a weight set
+    weights: Tensor  # [P], their combination
+    statistics: Statistics
+    logits: dict[str, Tensor]  # [N, C] by split; everything below and in the report is computed from these
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    name: str
+    weight_sets: dict[str, Tensor]  # [P] by id
+    members: list[Member]
+    temperature: float  # of the pooled mean
+
+    @property
+    def temperatures(self) -> Tensor:
+        return torch.tensor([member.temperature for member in self.members], dtype=torch.float64)
+
+    def probs(self, split: str, tempered: bool = True) -> Tensor:
+        """[N, C] float64: what a server answers to the split's rows; without temperatures if not `tempered`."""
+        logits_MBC = torch.stack([member.logits[split] for member in self.members])
+        if not tempered:
+            return temperature.pool(logits_MBC, torch.ones(len(self.members)))
+        return temperature.pool(logits_MBC, self.temperatures, self.temperature)
+
+    def quality(self, splits: Splits, split: str, tempered: bool = True) -> Quality:
+        return evaluate.quality(self.probs(split, tempered), splits.by_name[split].targets)
+
+
+def finish(
+    network: Network, splits: Splits, identifier: str, origin: Origin, terms: dict[str, float], weights: Tensor
+) -> Member:
+    """Recalibrates BatchNorm on the training split, answers every split, fits the temperature on calibration."""
+    statistics = batchnorm.recalibrate(network, weights, splits.train)
+    logits = {name: evaluate.logits(network, weights, statistics, split) for name, split in splits.by_name.items()}
+    fitted = temperature.fit(logits["calibration"], splits.calibration.targets)
+    return Member(identifier, origin, terms, weights, statistics, logits, fitted)
+
+
+def assemble(name: str, weight_sets: dict[str, Tensor], members: Sequence[Member], splits: Splits) -> Ensemble:
+    """The ensemble, with the temperature of its pooled mean fitted on calibration; 1 for a single member."""
+    pooled = 1.0
+    if len(members) > 1:
+        logits_MBC = torch.stack([member.logits["calibration"] for member in members])
+        temperatures = torch.tensor([member.temperature for member in members])
+        probs = temperature.pool(logits_MBC, temperatures)
+        pooled = temperature.fit(probs.clamp(min=torch.finfo(probs.dtype).tiny).log(), splits.calibration.targets)
+    return Ensemble(name, weight_sets, list(members), pooled)
+
+
+def endpoints(network: Network, splits: Splits, weights: Sequence[Tensor], epochs: int) -> Ensemble:
+    """Networks trained alone, as an ensemble."""
+    weight_sets = {f"endpoint-{run}": vector for run, vector in enumerate(weights)}
+    members = [
+        finish(network, splits, identifier, Endpoint(run=run, epoch=epochs), {identifier: 1.0}, vector)
+        for run, (identifier, vector) in enumerate(weight_sets.items())
+    ]
+    return assemble("endpoints", weight_sets, members, splits)
+
+
+def fge(network: Network, splits: Splits, snapshots: Sequence[Snapshot], run: int = 0) -> Ensemble:
+    weight_sets = {f"fge-{run}-{snapshot.cycle}": snapshot.weights for snapshot in snapshots}
+    members = []
+    for identifier, snapshot in zip(weight_sets, snapshots, strict=True):
+        origin = FgeSnapshot(run=run, cycle=snapshot.cycle, epoch=snapshot.epoch)
+        members.append(finish(network, splits, identifier, origin, {identifier: 1.0}, snapshot.weights))
+    return assemble("fge", weight_sets, members, splits)
+
+
+def curve_points(network: Network, splits: Splits, curve: Curve, points: int) -> list[Member]:
+    """Networks equally spaced in t on the curve, both ends included."""
+    names = control_point_names(curve)
+    members = []
+    for i in range(points):
+        t = i / (points - 1)
+        origin = CurvePoint(curve=KINDS[curve.kind], bends=curve.bends, t=t)
+        terms = dict(zip(names, curve.coefficients(t), strict=True))
+        members.append(finish(network, splits, f"curve-{t:.4f}", origin, terms, curve.point(t)))
+    return members
+
+
+def curve(curve: Curve, members: Sequence[Member], splits: Splits) -> Ensemble:
+    weight_sets = dict(zip(control_point_names(curve), curve.control_points, strict=True))
+    return assemble("curve", weight_sets, members, splits)
+
+
+def control_point_names(curve: Curve) -> list[str]:
+    return ["endpoint-0", *(f"bend-{k}" for k in range(1, curve.bends + 1)), "endpoint-1"]

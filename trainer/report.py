@@ -1,0 +1,103 @@
+"""Writes report.html: one file, pictures inside, nothing fetched."""
+
+import base64
+import html
+import json
+from pathlib import Path
+
+from trainer import atomic_file, figures
+from trainer.evaluate import ECE_BINS
+from trainer.results import Results
+
+CSS = """
+:root { --ink: #1b1b1b; --soft: #666; --line: #ddd; }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 60rem; margin: 3rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.6rem; }
+p.lead, figcaption, .note { color: var(--soft); } figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
+th, td { padding: .35rem .9rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
+td.best { font-weight: 700; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .85rem; }
+"""
+
+
+def write(results: Results, versions: dict[str, str], commit: str, path: Path) -> None:
+    """The report, and each picture beside it under figures/."""
+    pictures = {
+        "fge-walk": figures.fge_walk(results),
+        "path": figures.path(results),
+        "path-zoomed": figures.path_zoomed(results),
+        "reliability": figures.reliability(results),
+        "temperatures": figures.temperatures(results),
+    }
+    for name, png in pictures.items():
+        atomic_file.write_bytes(path.parent / "figures" / f"{name}.png", png)
+    atomic_file.write_bytes(path, _page(results, pictures, versions, commit).encode())
+
+
+def _page(results: Results, pictures: dict[str, bytes], versions: dict[str, str], commit: str) -> str:
+    curve, segment, config = results.curve, results.segment, results.config
+    ends = max(curve.test_error[0], curve.test_error[-1])
+    name = html.escape(config["name"])
+    rows = results.rows[0].quality.rows
+    body = f"""
+<h1>{name}: FGE and curve ensembles</h1>
+<p class="lead">Seed {config["seed"]}. Everything below is measured on {rows} test rows that no stage has seen;
+temperatures were fitted on the calibration split.</p>
+
+<h2>Quality</h2>
+{_table(results)}
+<p class="note">Lower is better everywhere. NLL in nats; ECE with {ECE_BINS} equal-width bins. <em>Epochs</em> counts
+the training that a predictor needed from scratch, the pictures' evaluations not included.</p>
+
+<h2>The curve between the endpoints, and the straight segment</h2>
+<p>On the curve the test error stays at or below {100 * max(curve.test_error):.2f} % (worse endpoint
+{100 * ends:.2f} %); on the segment it rises to {100 * max(segment.test_error):.2f} %. The curve is
+{curve.length / segment.length:.2f} times as long.</p>
+{_figure(pictures["path"], "Error and loss along both paths, BatchNorm recalibrated at every point (paper, Figure 2).")}
+{_figure(pictures["path-zoomed"], "The curve alone.")}
+
+<h2>Fast geometric ensembling</h2>
+{_figure(pictures["fge-walk"], "The walk by iteration (paper, Figure 5).")}
+
+<h2>Calibration</h2>
+{_figure(pictures["reliability"], "Accuracy against confidence after temperatures; area is the share of rows.")}
+{_figure(pictures["temperatures"], "Fitted temperatures; below 1 sharpens.")}
+
+<h2>How it was made</h2>
+<p>Commit {html.escape(commit or "unknown")}; {html.escape(", ".join(f"{k} {v}" for k, v in versions.items()))}.
+Seconds: {html.escape(", ".join(f"{k} {v:.1f}" for k, v in results.seconds.items()))}.</p>
+<pre>{html.escape(json.dumps(config, indent=2))}</pre>
+"""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head><body>{body}</body></html>\n'
+
+
+def _table(results: Results) -> str:
+    best = {
+        field: min(getattr(row.quality, field) for row in results.rows) for field in ("error", "nll", "brier", "ece")
+    }
+
+    def cell(value: float, field: str, text: str) -> str:
+        return f"<td{' class=best' if value == best[field] else ''}>{text}</td>"
+
+    lines = []
+    for row in results.rows:
+        quality = row.quality
+        lines.append(
+            f"<tr><td>{html.escape(row.predictor)}</td><td>{row.members}</td><td>{row.training_epochs}</td>"
+            + cell(quality.error, "error", f"{100 * quality.error:.2f}")
+            + cell(quality.nll, "nll", f"{quality.nll:.4f}")
+            + f"<td>{row.untempered.nll:.4f}</td>"
+            + cell(quality.brier, "brier", f"{quality.brier:.4f}")
+            + cell(quality.ece, "ece", f"{quality.ece:.4f}")
+            + "</tr>"
+        )
+    heads = ("predictor", "members", "epochs", "error, %", "NLL", "NLL, no temperatures", "Brier", "ECE")
+    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(lines)}</table>"
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
+    alt = html.escape(caption, quote=True)
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'

@@ -1,0 +1,97 @@
+"""What a run found: the table, the curve's profile, FGE's path. For the report, results.json and benchmarks."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from trainer import evaluate
+from trainer.curve import Curve
+from trainer.data import Splits
+from trainer.evaluate import Bin, Quality
+from trainer.member import Ensemble, Member
+
+
+@dataclass(frozen=True)
+class Row:
+    """One predictor on the test split."""
+
+    predictor: str
+    members: int
+    training_epochs: int  # of all the networks and curves that it needed
+    untempered: Quality  # every temperature 1
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Quality along a path through weight space (paper, Figure 2), one entry a point."""
+
+    t: list[float]
+    train_error: list[float]
+    train_nll: list[float]
+    test_error: list[float]
+    test_nll: list[float]
+    test_nll_tempered: list[float]
+    length: float  # of the path, in weight space
+
+
+@dataclass
+class FgeTrace:
+    """The walk of FGE by iteration (paper, Figure 5)."""
+
+    cycle_iterations: int
+    iteration: list[int] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    test_error: list[float] = field(default_factory=list)
+    distance: list[float] = field(default_factory=list)  # ‖w − start‖
+
+
+@dataclass(frozen=True)
+class Results:
+    config: dict[str, Any]
+    rows: list[Row]
+    curve: Profile
+    segment: Profile
+    fge: FgeTrace
+    reliability: dict[str, list[Bin]]  # on the test split, by predictor
+    temperatures: dict[str, list[float]]  # of the members, by ensemble
+    pooled_temperatures: dict[str, float]
+    seconds: dict[str, float]  # by stage
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def row(ensemble: Ensemble, splits: Splits, predictor: str, training_epochs: int) -> Row:
+    return Row(
+        predictor,
+        len(ensemble.members),
+        training_epochs,
+        ensemble.quality(splits, "test", tempered=False),
+        ensemble.quality(splits, "test"),
+    )
+
+
+def profile(curve: Curve, points: list[Member], splits: Splits) -> Profile:
+    """points: members equally spaced in t."""
+
+    def measure(member: Member, split: str, temperature: float = 1.0) -> Quality:
+        return evaluate.quality(_softmax(member.logits[split], temperature), splits.by_name[split].targets)
+
+    train = [measure(member, "train") for member in points]
+    test = [measure(member, "test") for member in points]
+    tempered = [measure(member, "test", member.temperature) for member in points]
+    return Profile(
+        t=[i / (len(points) - 1) for i in range(len(points))],
+        train_error=[quality.error for quality in train],
+        train_nll=[quality.nll for quality in train],
+        test_error=[quality.error for quality in test],
+        test_nll=[quality.nll for quality in test],
+        test_nll_tempered=[quality.nll for quality in tempered],
+        length=curve.length(),
+    )
+
+
+def _softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.double() / temperature).softmax(-1)

@@ -1,0 +1,54 @@
+"""One endpoint from scratch: the training loop, in full."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from trainer.config import EndpointConfig, SgdConfig
+from trainer.data import Split
+from trainer.errors import TrainingDiverged
+from trainer.network import Network
+from trainer.progress import Stage
+from trainer.schedule import step_down
+
+
+def endpoint(
+    network: Network, split: Split, config: EndpointConfig, sgd: SgdConfig, stage: Stage, keep: Collection[int] = ()
+) -> dict[int, Tensor]:
+    """A network trained alone, from a fresh initialisation: its weights [P] after the last epoch and those in `keep`.
+
+    Raises TrainingDiverged.
+    """
+    checkpoints = {}
+    weights = network.initial_weights()
+    statistics = network.initial_statistics()
+    optimizer = torch.optim.SGD(
+        [weights], lr=config.learning_rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay
+    )
+    iterations = config.epochs * split.batch_count(sgd.batch_size)
+    i = 0
+    for epoch in range(config.epochs):
+        for inputs, targets in split.batches(sgd.batch_size):
+            loss, weights.grad = network.gradient(weights, statistics, inputs, targets, cross_entropy)
+            set_rate(optimizer, step_down(i / iterations, config.learning_rate))
+            optimizer.step()
+            i += 1
+        stage.epoch(epoch + 1, check_finite(loss, "endpoint", epoch))
+        if epoch + 1 in keep or epoch + 1 == config.epochs:
+            checkpoints[epoch + 1] = weights.detach().clone()
+    return checkpoints
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def check_finite(loss: Tensor, stage: str, epoch: int) -> float:
+    """The loss as a number. Raises TrainingDiverged, so that a lost run ends at once and says where."""
+    value = float(loss)
+    if not torch.isfinite(loss):
+        raise TrainingDiverged(f"{stage}: the loss is {value} in epoch {epoch + 1}; try a lower learning rate")
+    return value
