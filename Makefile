@@ -1,0 +1,40 @@
+# make demo | test | check — each creates .venv and installs first. The rest is for those who change something.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow check format protos bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m benchmarks.demo --out runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m protos.generate --check
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(INSTALLED)
+	$(BIN)/python -m protos.generate
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.quality --seeds 10 --out runs/quality
+
+clean:
+	rm -rf .venv runs
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Thalweg needs Python 3.11 or newer; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[train,serve,dev]'
+	@touch $@

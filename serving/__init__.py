@@ -1,0 +1,1 @@
+"""The server: request → validate → queue → policy → execute → combine → respond. Never imports torch."""

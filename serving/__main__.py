@@ -1,0 +1,28 @@
+"""`thalweg-serve`: reads the settings and runs the server; the only place that looks at the environment."""
+
+import asyncio
+import logging
+import sys
+
+from protos.validate import InvalidEnsemble
+from serving import server, settings
+from serving.errors import StartupError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0 after SIGTERM; 2 for what the user can mend, told in one line on stderr."""
+    try:
+        chosen = settings.parse(arguments)
+        logging.basicConfig(
+            level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+        )
+        logging.getLogger(__name__).info("settings=%s", chosen)
+        asyncio.run(server.serve(chosen))
+    except (StartupError, InvalidEnsemble) as error:
+        print(f"thalweg-serve: error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The one bounded queue: the next batch forms while the last one runs.
+
+No timer: a lone request runs at once, and the longer a batch takes, the more rows the next one has. Rows are
+counted, not requests. Lives on the event loop; only `execute` runs in a thread.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.errors import DeadlineExceeded, Overloaded, ServingError
+from serving.metrics import Metrics
+from serving.policy import Choice
+from serving.prediction import Prediction
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Work:
+    """A request's rows in the queue."""
+
+    inputs: NDArray[np.generic]  # [B, ...]
+    choice: Choice
+    deadline: float | None  # on the batcher's clock; the rows are not run after it
+    answer: "asyncio.Future[Prediction]"
+    arrived: float = field(default=0.0)
+
+    @property
+    def rows(self) -> int:
+        return len(self.inputs)
+
+
+# Runs in a thread, on at least one work; an exception in place of a prediction fails that work alone.
+Execute = Callable[[Sequence[Work]], Sequence[Prediction | ServingError]]
+
+
+class Batcher:
+    def __init__(
+        self,
+        execute: Execute,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._execute = execute
+        self._max_batch_rows = max_batch_rows
+        self._max_queue_rows = max_queue_rows
+        self._metrics = metrics
+        self._clock = clock  # monotonic: the wall clock can step back
+        self._queue: deque[Work] = deque()
+        self._queued_rows = 0
+        self._arrival = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+
+    async def stop(self) -> None:
+        """Call once nothing waits any more; a batch that runs is finished."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+        self._thread.shutdown(wait=True)
+
+    async def submit(self, inputs: NDArray[np.generic], choice: Choice, deadline: float | None) -> Prediction:
+        """The rows' answer. Cancelling the caller takes them out of the queue.
+
+        Raises Overloaded at once if the queue has no room, DeadlineExceeded if they could not be run in time.
+        """
+        rows = len(inputs)
+        if self._queued_rows + rows > self._max_queue_rows:
+            self._metrics.rejected.labels("queue_full").inc()
+            raise Overloaded(
+                f"{rows} rows arrived with {self._queued_rows} waiting; the queue holds {self._max_queue_rows}"
+            )
+        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        work = Work(inputs, choice, deadline, answer, self._clock())
+        self._queue.append(work)
+        self._count(rows)
+        self._arrival.set()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._drop(work)
+            raise
+
+    def _drop(self, work: Work) -> None:
+        try:
+            self._queue.remove(work)
+        except ValueError:
+            return  # it runs already; the rest of its batch must not suffer
+        self._count(-work.rows)
+
+    def _count(self, rows: int) -> None:
+        self._queued_rows += rows
+        self._metrics.queue_rows.set(self._queued_rows)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrival.wait()
+            batch = self._next_batch()
+            if not batch:
+                self._arrival.clear()
+                continue
+            now = self._clock()
+            for work in batch:
+                self._metrics.queue_seconds.observe(now - work.arrived)
+            self._metrics.batch_rows.observe(sum(work.rows for work in batch))
+            try:
+                results = await loop.run_in_executor(self._thread, self._execute, batch)
+            except Exception as error:
+                logger.exception("batch failed rows=%d", sum(work.rows for work in batch))
+                results = [ServingError(f"internal error: {type(error).__name__}")] * len(batch)
+            for work, result in zip(batch, results, strict=True):
+                _settle(work, result)
+
+    def _next_batch(self) -> list[Work]:
+        """From the front of the queue, as many as fit; what has expired leaves it unrun."""
+        batch: list[Work] = []
+        rows = 0
+        while self._queue:
+            work = self._queue[0]
+            if work.deadline is not None and self._clock() >= work.deadline:
+                self._queue.popleft()
+                self._count(-work.rows)
+                self._metrics.rejected.labels("expired").inc()
+                waited = self._clock() - work.arrived
+                _settle(work, DeadlineExceeded(f"the deadline passed after {waited:.3f} s in the queue"))
+                continue
+            if rows + work.rows > self._max_batch_rows:
+                break
+            self._queue.popleft()
+            self._count(-work.rows)
+            batch.append(work)
+            rows += work.rows
+        return batch
+
+
+def _settle(work: Work, result: Prediction | ServingError) -> None:
+    if work.answer.done():
+        return  # cancelled while it ran
+    if isinstance(result, ServingError):
+        work.answer.set_exception(result)
+    else:
+        work.answer.set_result(result)

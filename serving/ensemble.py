@@ -1,0 +1,101 @@
+"""An ensemble that can answer: opens a directory, materialises its members, runs a batch of requests through them."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from protos.graph import DATATYPES
+from protos.stored_ensemble import StoredEnsemble
+from protos.validate import validate
+from serving.batcher import Work
+from serving.combine import combine
+from serving.device import CUDA
+from serving.errors import InvalidRequest, ServingError
+from serving.executor import Executor, load_members
+from serving.metrics import Metrics
+from serving.policy import Choice, Policy, assign
+from serving.prediction import Prediction
+
+logger = logging.getLogger(__name__)
+
+
+class Ensemble:
+    def __init__(self, stored: StoredEnsemble, executor: Executor, metrics: Metrics) -> None:
+        manifest = stored.manifest
+        self.name = manifest.name
+        self.version = manifest.version
+        self.input_name = manifest.input.name
+        self.input_datatype = manifest.input.datatype
+        self.input_shape = tuple(manifest.input.shape)
+        self.class_labels = list(manifest.class_labels)
+        self.member_ids = [member.id for member in manifest.members]
+        self._temperatures_M = np.array([member.temperature for member in manifest.members])
+        self._temperature = manifest.temperature
+        self._executor = executor
+        self._metrics = metrics
+
+    def warm_up(self, max_batch_rows: int) -> None:
+        """Runs every member on one row and on a full batch, so that no client pays for first allocations."""
+        for rows in (1, max_batch_rows):
+            inputs = np.zeros((rows, *self.input_shape), DATATYPES[self.input_datatype])
+            self._executor.run(inputs, assign(Choice(Policy.MEAN), rows, len(self.member_ids)))
+
+    def execute(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
+        """Answers a batch of requests, whatever their policies: each member runs once, on the rows that want it."""
+        members = len(self.member_ids)
+        inputs = np.concatenate([work.inputs for work in batch]) if len(batch) > 1 else batch[0].inputs
+        mask_MB = np.concatenate([assign(work.choice, work.rows, members) for work in batch], axis=1)
+
+        start = time.perf_counter()
+        logits_MBC = self._executor.run(inputs, mask_MB)
+        executed = time.perf_counter()
+        finite_B = np.asarray(np.isfinite(logits_MBC).all(axis=(0, 2)))
+        logits_MBC[:, ~finite_B] = 0.0  # their requests are refused below
+        combined = combine(logits_MBC, mask_MB, self._temperatures_M, self._temperature)
+        self._metrics.execute_seconds.observe(executed - start)
+        self._metrics.combine_seconds.observe(time.perf_counter() - executed)
+        self._metrics.rows.inc(len(inputs))
+        self._metrics.members_run.inc(int(mask_MB.sum()))
+
+        answers: list[Prediction | ServingError] = []
+        end = 0
+        for work in batch:
+            rows = slice(end, end := end + work.rows)
+            if not finite_B[rows].all():
+                row = int(np.argmin(finite_B[rows]))
+                answers.append(
+                    InvalidRequest(
+                        f"row {row}: the network's logits are not finite; expected an input within its range"
+                    )
+                )
+                continue
+            member_probs_MBC = combined.member_probs_MBC[:, rows]
+            match work.choice.policy:
+                case Policy.MEMBERS:
+                    member_probs_MBC = member_probs_MBC[list(work.choice.members)]
+                case Policy.RANDOM:
+                    member_probs_MBC = member_probs_MBC.sum(axis=0, keepdims=True)  # all but one are 0
+            answers.append(
+                Prediction(
+                    probs_BC=combined.probs_BC[rows].astype(np.float32),
+                    entropy_B=combined.entropy_B[rows].astype(np.float32),
+                    mutual_information_B=combined.mutual_information_B[rows].astype(np.float32),
+                    member_probs_BMC=member_probs_MBC.swapaxes(0, 1).astype(np.float32),
+                )
+            )
+        return answers
+
+    def close(self) -> None:
+        self._executor.close()
+
+
+def load(directory: Path, provider: str, threads: int, metrics: Metrics) -> Ensemble:
+    """Validates the directory and materialises its members. Raises InvalidEnsemble, StartupError."""
+    stored = validate(directory)
+    members = load_members(stored, provider, threads)
+    # One GPU runs one model after the other at least as fast as two at once.
+    executor = Executor(members, len(stored.manifest.class_labels), 1 if provider == CUDA else threads)
+    return Ensemble(stored, executor, metrics)

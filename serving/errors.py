@@ -1,0 +1,41 @@
+"""Why a request was not answered, each with its gRPC code.
+
+ServingError            INTERNAL            ours; the client learns no more than that
+├── InvalidRequest      INVALID_ARGUMENT    fix the request
+├── UnknownModel        NOT_FOUND           ask for another name or version
+├── Overloaded          RESOURCE_EXHAUSTED  back off, retry elsewhere
+├── DeadlineExceeded    DEADLINE_EXCEEDED   allow more time
+└── NotReady            UNAVAILABLE         retry
+
+StartupError            no code             the process ends before it is ready, and says why in one line
+"""
+
+import grpc
+
+
+class ServingError(Exception):
+    code = grpc.StatusCode.INTERNAL
+
+
+class InvalidRequest(ServingError):
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class UnknownModel(ServingError):
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class Overloaded(ServingError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class DeadlineExceeded(ServingError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class NotReady(ServingError):
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class StartupError(Exception):
+    pass

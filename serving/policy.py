@@ -1,0 +1,44 @@
+"""Which members answer which rows: a pure function of the request's choice and of the draws it is given."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Policy(StrEnum):
+    MEAN = "mean"  # all members
+    MEMBERS = "members"  # a chosen subset
+    RANDOM = "random"  # every row its own, drawn afresh
+
+
+@dataclass(frozen=True)
+class Choice:
+    policy: Policy
+    members: tuple[int, ...] = ()  # of `members`: indices, distinct, in the client's order
+
+    def members_run(self, members: int) -> int:
+        """How many members answer each row."""
+        return {Policy.MEAN: members, Policy.MEMBERS: len(self.members), Policy.RANDOM: 1}[self.policy]
+
+
+def assign(
+    choice: Choice, rows: int, members: int, draw: Callable[[int], int] = secrets.randbelow
+) -> NDArray[np.bool_]:
+    """[M, B]: whether member m answers row b; at least one does.
+
+    draw: an integer below its argument, uniform, from the operating system's random source. Never a function of
+    the input: then every small change of it would draw again, and a lucky wrong draw would be permanent.
+    """
+    mask_MB = np.zeros((members, rows), dtype=np.bool_)
+    match choice.policy:
+        case Policy.MEAN:
+            mask_MB[:] = True
+        case Policy.MEMBERS:
+            mask_MB[list(choice.members)] = True
+        case Policy.RANDOM:
+            mask_MB[[draw(members) for _ in range(rows)], range(rows)] = True
+    return mask_MB

@@ -1,0 +1,212 @@
+"""Validates: from the wire to arrays and a choice of members, or InvalidRequest. Checked here once, then trusted."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.graph import DATATYPES
+from protos.open_inference_grpc_pb2 import InferParameter, ModelInferRequest
+from serving.ensemble import Ensemble
+from serving.errors import InvalidRequest, UnknownModel
+from serving.policy import Choice, Policy
+
+DEFAULT_OUTPUTS = ("probs", "entropy", "mutual_information")
+OUTPUTS = (*DEFAULT_OUTPUTS, "member_probs")
+INT64_MAX = 2**63 - 1
+
+# The protocol's own, which other servers act on: accepted, and without effect here but for `timeout`.
+_RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
+_OURS = ("policy", "members")
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    inputs: NDArray[np.generic]  # [B, ...] as the graph takes it
+    choice: Choice
+    outputs: tuple[str, ...]  # in the order of the answer
+    timeout_s: float | None  # the client's own limit on the wait in the queue
+
+
+def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_policy: Policy | None) -> Request:
+    """Raises UnknownModel, or InvalidRequest with what arrived and what was expected."""
+    check_model(message.model_name, message.model_version, ensemble)
+    parameters = message.parameters
+    for name in parameters:
+        if name not in _OURS and name not in _RESERVED and not name.startswith("triton_"):
+            near = difflib.get_close_matches(name, _OURS, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; expected {' or '.join(_OURS)}"
+            raise InvalidRequest(f"unknown parameter '{name}'{hint}")
+    choice = _choice(parameters, ensemble.member_ids) if forced_policy is None else Choice(forced_policy)
+    return Request(
+        inputs=_inputs(message, ensemble, max_rows),
+        choice=choice,
+        outputs=_outputs([output.name for output in message.outputs]),
+        timeout_s=_timeout(parameters),
+    )
+
+
+def check_model(name: str, version: str, ensemble: Ensemble) -> None:
+    """Raises UnknownModel unless this is the served model; an empty version is any."""
+    if name != ensemble.name:
+        raise UnknownModel(f"unknown model '{name}'; this server has '{ensemble.name}'")
+    if version not in ("", ensemble.version):
+        raise UnknownModel(f"unknown version '{version}' of '{name}'; this server has '{ensemble.version}'")
+
+
+def _choice(parameters: Mapping[str, InferParameter], member_ids: Sequence[str]) -> Choice:
+    default = Policy.MEMBERS if "members" in parameters else Policy.MEAN
+    text = _text(parameters, "policy", default)
+    if text not in list(Policy):
+        raise InvalidRequest(f"unknown policy '{text}'; expected one of {', '.join(Policy)}")
+    policy = Policy(text)
+    if policy is not Policy.MEMBERS:
+        if "members" in parameters:
+            raise InvalidRequest(f"parameter 'members' came with policy '{policy}'; expected policy 'members'")
+        return Choice(policy)
+    if "members" not in parameters:
+        raise InvalidRequest("policy 'members' came without parameter 'members'; expected one such as '0,3'")
+    parameter = parameters["members"]
+    kind = parameter.WhichOneof("parameter_choice")
+    text = str(parameter.int64_param) if kind == "int64_param" else _text(parameters, "members", "")
+    members = tuple(_member(token.strip(), member_ids) for token in text.split(","))
+    if len(set(members)) != len(members):
+        raise InvalidRequest(f"parameter 'members' is '{text}'; expected each member once")
+    return Choice(policy, members)
+
+
+def _member(token: str, member_ids: Sequence[str]) -> int:
+    if token in member_ids:
+        return member_ids.index(token)
+    # Not int(): it takes '٣', '1_0' and ' +2', and a thousand digits take it a while.
+    if token.isascii() and token.isdigit() and len(token) <= 9:
+        if int(token) < len(member_ids):
+            return int(token)
+        raise InvalidRequest(f"member {token} is out of range; expected 0 to {len(member_ids) - 1}")
+    raise InvalidRequest(f"unknown member '{token[:80]}'; expected an index, 0 to {len(member_ids) - 1}, or an id")
+
+
+def _text(parameters: Mapping[str, InferParameter], name: str, default: str) -> str:
+    if name not in parameters:
+        return default
+    kind = parameters[name].WhichOneof("parameter_choice")
+    if kind != "string_param":
+        raise InvalidRequest(f"parameter '{name}' came as {kind or 'nothing'}; expected string_param")
+    return parameters[name].string_param
+
+
+def _timeout(parameters: Mapping[str, InferParameter]) -> float | None:
+    """The protocol's `timeout` is in microseconds; 0 is none."""
+    if "timeout" not in parameters:
+        return None
+    kind = parameters["timeout"].WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param"):
+        raise InvalidRequest(f"parameter 'timeout' came as {kind or 'nothing'}; expected int64_param, microseconds")
+    microseconds = int(getattr(parameters["timeout"], kind))
+    if microseconds < 0:
+        raise InvalidRequest(f"parameter 'timeout' is {microseconds}; expected 0 or more microseconds")
+    return microseconds / 1e6 if microseconds else None
+
+
+def _outputs(names: Sequence[str]) -> tuple[str, ...]:
+    for i, name in enumerate(names):
+        if name not in OUTPUTS:
+            raise InvalidRequest(f"unknown output '{name}'; expected one of {', '.join(OUTPUTS)}")
+        if name in names[:i]:
+            raise InvalidRequest(f"output '{name}' was asked for twice; expected each output once")
+    return tuple(names) or DEFAULT_OUTPUTS
+
+
+def _inputs(message: ModelInferRequest, ensemble: Ensemble, max_rows: int) -> NDArray[np.generic]:
+    name = ensemble.input_name
+    names = [tensor.name for tensor in message.inputs]
+    for found in names:
+        if found != name:
+            raise InvalidRequest(f"unknown input '{found}'; the model takes '{name}'")
+    if not names:
+        raise InvalidRequest(f"there is no input; the model takes '{name}'")
+    if len(names) > 1:
+        raise InvalidRequest(f"input '{name}' came {len(names)} times; expected it once")
+    (tensor,) = message.inputs
+    if tensor.datatype != ensemble.input_datatype:
+        raise InvalidRequest(f"input '{name}' is {tensor.datatype}; the model takes {ensemble.input_datatype}")
+    shape = _shape(name, list(tensor.shape), ensemble.input_shape, max_rows)
+    raw = message.raw_input_contents
+    if raw:
+        if tensor.HasField("contents"):
+            raise InvalidRequest(f"input '{name}' came with raw and with typed contents; expected one of them")
+        if len(raw) != 1:
+            raise InvalidRequest(f"{len(raw)} raw contents came with 1 input; expected one each")
+        inputs = _raw(name, raw[0], tensor.datatype, shape)
+    else:
+        inputs = _typed(name, tensor, shape)
+    if inputs.dtype.kind == "f" and not (finite := np.isfinite(inputs)).all():
+        row, *_ = np.unravel_index(int(np.argmin(finite)), finite.shape)
+        value = inputs[~finite][0]
+        raise InvalidRequest(f"input '{name}' holds {value} in row {row}; expected finite numbers")
+    return inputs
+
+
+def _shape(name: str, shape: list[int], row_shape: tuple[int, ...], max_rows: int) -> list[int]:
+    expected = [-1, *row_shape]
+    if len(shape) != len(expected):
+        raise InvalidRequest(f"input '{name}' has {len(shape)} axes, {shape}; the model takes {expected}")
+    for size in shape:
+        if size <= 0:
+            raise InvalidRequest(f"input '{name}' is {shape}; expected every axis to be 1 or more")
+    if math.prod(shape) > INT64_MAX:  # Python's integers do not wrap
+        raise InvalidRequest(f"input '{name}' is {shape}: more elements than int64 can count")
+    if shape[1:] != expected[1:]:
+        raise InvalidRequest(f"input '{name}' is {shape}; the model takes {expected}")
+    if shape[0] > max_rows:
+        raise InvalidRequest(f"input '{name}' has {shape[0]} rows; this server takes {max_rows} at most in a request")
+    return shape
+
+
+def _raw(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.generic]:
+    dtype = DATATYPES[datatype].newbyteorder("<")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidRequest(
+            f"input '{name}' has {len(data)} bytes of raw contents; {shape} of {datatype} is {expected}"
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _typed(name: str, tensor: ModelInferRequest.InferInputTensor, shape: list[int]) -> NDArray[np.generic]:
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        raise InvalidRequest(f"input '{name}' is {tensor.datatype} without raw contents; it has no other form")
+    for other in set(_CONTENTS.values()) | {"bytes_contents"}:
+        if other != field and len(getattr(tensor.contents, other)):
+            raise InvalidRequest(f"input '{name}' came in {other}; {tensor.datatype} belongs in {field}")
+    values = getattr(tensor.contents, field)
+    expected = math.prod(shape)
+    if len(values) != expected:
+        raise InvalidRequest(f"input '{name}' has {len(values)} values in {field}; {shape} is {expected}")
+    # Not np.fromiter: np.array is 200 times as fast on a repeated field.
+    wide = np.array(values)
+    dtype = DATATYPES[tensor.datatype]
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if int(wide.min()) < limits.min or int(wide.max()) > limits.max:
+            raise InvalidRequest(
+                f"input '{name}' holds {wide.min()} to {wide.max()}; {tensor.datatype} is {limits.min} to {limits.max}"
+            )
+    return wide.astype(dtype, copy=False).reshape(shape)

@@ -1,0 +1,132 @@
+"""The RPC methods: a request, start to finish, in one screen."""
+
+import asyncio
+import importlib.metadata
+import json
+import logging
+import time
+from typing import Any
+
+import grpc
+
+from protos import open_inference_grpc_pb2 as oip
+from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
+from serving import request, response
+from serving.batcher import Batcher
+from serving.ensemble import Ensemble
+from serving.errors import InvalidRequest, NotReady, ServingError, UnknownModel
+from serving.metrics import Metrics
+from serving.policy import Policy
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceServicer(GRPCInferenceServiceServicer):
+    """Live from the first moment; ready between `open` and `close`."""
+
+    def __init__(self, metrics: Metrics, max_batch_rows: int, forced_policy: Policy | None) -> None:
+        self._metrics = metrics
+        self._max_batch_rows = max_batch_rows
+        self._forced_policy = forced_policy  # no request can undo it
+        self._ensemble: Ensemble | None = None
+        self._batcher: Batcher | None = None
+        self._ready = False
+
+    def open(self, ensemble: Ensemble, batcher: Batcher) -> None:
+        self._ensemble, self._batcher, self._ready = ensemble, batcher, True
+
+    def close(self) -> None:
+        """Not ready any more; what still arrives is answered."""
+        self._ready = False
+
+    async def ModelInfer(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
+        arrived = time.monotonic()
+        code = grpc.StatusCode.OK
+        try:
+            return await self._infer(message, context, arrived)
+        except ServingError as error:
+            code = error.code
+            log = logger.error if code is grpc.StatusCode.INTERNAL else logger.debug
+            log("request refused id=%r code=%s message=%r", message.id, code.name, str(error))
+            await context.abort(code, str(error))
+        except asyncio.CancelledError:
+            # gRPC cancels the call at its deadline as well.
+            remaining = context.time_remaining()
+            expired = remaining is not None and remaining <= 0.0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            logger.exception("request failed id=%r", message.id)
+            await context.abort(code, "internal error")
+        finally:
+            self._metrics.requests.labels(code.name).inc()
+            self._metrics.request_seconds.observe(time.monotonic() - arrived)
+        raise AssertionError("abort always raises")
+
+    async def _infer(self, message: oip.ModelInferRequest, context: Context, arrived: float) -> oip.ModelInferResponse:
+        if self._ensemble is None or self._batcher is None:
+            raise NotReady("the model is still loading")
+        parsed = request.parse(message, self._ensemble, self._max_batch_rows, self._forced_policy)
+        limits = [limit for limit in (context.time_remaining(), parsed.timeout_s) if limit is not None]
+        deadline = arrived + min(limits) if limits else None
+        prediction = await self._batcher.submit(parsed.inputs, parsed.choice, deadline)
+        return response.build(message, parsed, prediction, self._ensemble)
+
+    async def ServerLive(self, message: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:  # noqa: N802
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, message: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:  # noqa: N802
+        return oip.ServerReadyResponse(ready=self._ready)
+
+    async def ModelReady(self, message: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:  # noqa: N802
+        ensemble = await self._served(message.name, message.version, context)
+        return oip.ModelReadyResponse(ready=ensemble is not None and self._ready)
+
+    async def ServerMetadata(  # noqa: N802
+        self, message: oip.ServerMetadataRequest, context: Context
+    ) -> oip.ServerMetadataResponse:
+        return oip.ServerMetadataResponse(name="thalweg", version=importlib.metadata.version("thalweg"))
+
+    async def ModelMetadata(  # noqa: N802
+        self, message: oip.ModelMetadataRequest, context: Context
+    ) -> oip.ModelMetadataResponse:
+        ensemble = await self._served(message.name, message.version, context)
+        if ensemble is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the model is still loading")
+            raise AssertionError("abort always raises")
+        tensor = oip.ModelMetadataResponse.TensorMetadata
+        classes = len(ensemble.class_labels)
+        return oip.ModelMetadataResponse(
+            name=ensemble.name,
+            versions=[ensemble.version],
+            platform="thalweg_onnx_ensemble",
+            inputs=[
+                tensor(name=ensemble.input_name, datatype=ensemble.input_datatype, shape=[-1, *ensemble.input_shape])
+            ],
+            outputs=[
+                tensor(name="probs", datatype="FP32", shape=[-1, classes]),
+                tensor(name="entropy", datatype="FP32", shape=[-1]),
+                tensor(name="mutual_information", datatype="FP32", shape=[-1]),
+                tensor(name="member_probs", datatype="FP32", shape=[-1, -1, classes]),
+            ],
+            properties={
+                "class_labels": json.dumps(ensemble.class_labels),
+                "members": str(len(ensemble.member_ids)),
+                "max_batch_rows": str(self._max_batch_rows),
+                "policy": self._forced_policy or Policy.MEAN,
+            },
+        )
+
+    async def _served(self, name: str, version: str, context: Context) -> Ensemble | None:
+        """The ensemble, None while it loads; aborts for any other model."""
+        if not name:
+            await context.abort(InvalidRequest.code, "the model's name is empty")
+        if self._ensemble is not None:
+            try:
+                request.check_model(name, version, self._ensemble)
+            except UnknownModel as error:
+                await context.abort(error.code, str(error))
+        return self._ensemble

@@ -1,0 +1,427 @@
+"""Each way to break a directory is one test that it is refused, with its own violation and a telling message."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+from onnx import TensorProto, helper
+
+from protos.validate import InvalidEnsemble, Violation, validate
+from tests import tiny_ensemble
+
+Manifest = dict[str, Any]
+Break = Callable[[Path, Manifest], None]
+CASES: list[tuple[str, Violation, str, Break]] = []
+
+
+def case(violation: Violation, message: str) -> Callable[[Break], Break]:
+    """Registers a way to break a directory: it edits files, or the manifest, which is then written back."""
+
+    def register(breaks: Break) -> Break:
+        CASES.append((breaks.__name__, violation, message, breaks))
+        return breaks
+
+    return register
+
+
+def replace_file(directory: Path, entry: Manifest, data: bytes) -> None:
+    """Other contents with a matching size and hash, so that only the contents can be at fault."""
+    (directory / entry["path"]).write_bytes(data)
+    entry.update(sizeBytes=str(len(data)), sha256=hashlib.sha256(data).hexdigest())
+
+
+def replace_graph(directory: Path, manifest: Manifest, change: Callable[[onnx.ModelProto], None]) -> None:
+    model = tiny_ensemble.graph()
+    change(model)
+    replace_file(directory, manifest["graph"], model.SerializeToString())
+
+
+def replace_tensors(directory: Path, entry: Manifest, **changed: Any) -> None:
+    tensors = safetensors.numpy.load((directory / entry["file"]["path"]).read_bytes())
+    for name, value in changed.items():
+        tensors[name.replace("__", ".")] = value
+    replace_file(directory, entry["file"], safetensors.numpy.save(tensors))
+
+
+@case(Violation.NO_MANIFEST, "holds no manifest.json")
+def no_manifest(directory: Path, manifest: Manifest) -> None:
+    manifest.clear()
+    (directory / "manifest.json").unlink()
+
+
+@case(Violation.MALFORMED_MANIFEST, "not JSON")
+def manifest_that_is_not_json(directory: Path, manifest: Manifest) -> None:
+    manifest.clear()
+    (directory / "manifest.json").write_text("{")
+
+
+@case(Violation.MALFORMED_MANIFEST, "not JSON")
+def manifest_nested_too_deep(directory: Path, manifest: Manifest) -> None:
+    manifest.clear()
+    (directory / "manifest.json").write_text("[" * 100_000)
+
+
+@case(Violation.MALFORMED_MANIFEST, "holds a list; expected an object")
+def manifest_that_is_a_list(directory: Path, manifest: Manifest) -> None:
+    manifest.clear()
+    (directory / "manifest.json").write_text("[]")
+
+
+@case(Violation.MALFORMED_MANIFEST, "formatVersion is None; expected 'MAJOR.MINOR'")
+def manifest_without_version(directory: Path, manifest: Manifest) -> None:
+    del manifest["formatVersion"]
+
+
+@case(Violation.MALFORMED_MANIFEST, "surprise")
+def unknown_field_in_a_known_version(directory: Path, manifest: Manifest) -> None:
+    manifest["surprise"] = 1
+
+
+@case(Violation.MALFORMED_MANIFEST, "temperature")
+def field_of_another_type(directory: Path, manifest: Manifest) -> None:
+    manifest["temperature"] = "warm"
+
+
+@case(Violation.UNKNOWN_MAJOR_VERSION, "format version 2.0; this program reads 1.x")
+def unknown_major_version(directory: Path, manifest: Manifest) -> None:
+    manifest["formatVersion"] = "2.0"
+    manifest["whatever"] = "another major may have any fields"
+
+
+@case(Violation.BAD_NAME, "name is '../x'")
+def name_that_is_a_path(directory: Path, manifest: Manifest) -> None:
+    manifest["name"] = "../x"
+
+
+@case(Violation.BAD_NAME, "version is ''")
+def empty_version(directory: Path, manifest: Manifest) -> None:
+    manifest["version"] = ""
+
+
+@case(Violation.BAD_TASK, "CLASSIFICATION")
+def no_task(directory: Path, manifest: Manifest) -> None:
+    manifest["task"] = "TASK_UNSPECIFIED"
+
+
+@case(Violation.BAD_LABELS, "there are 1 class labels")
+def one_class(directory: Path, manifest: Manifest) -> None:
+    manifest["classLabels"] = ["a"]
+
+
+@case(Violation.BAD_LABELS, "class label 'a' is listed twice")
+def repeated_label(directory: Path, manifest: Manifest) -> None:
+    manifest["classLabels"] = ["a", "b", "a"]
+
+
+@case(Violation.DUPLICATE_ID, "member 'endpoint-0' is listed twice")
+def duplicate_member_id(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][1]["id"] = "endpoint-0"
+
+
+@case(Violation.DUPLICATE_ID, "weight set 'w0' is listed twice")
+def duplicate_weight_set_id(directory: Path, manifest: Manifest) -> None:
+    manifest["weightSets"][1]["id"] = "w0"
+
+
+@case(Violation.ZERO_MEMBERS, "no members; expected at least one")
+def zero_members(directory: Path, manifest: Manifest) -> None:
+    manifest["members"] = []
+
+
+@case(Violation.BAD_TEMPERATURE, "the temperature of the ensemble is 0.0")
+def pooled_temperature_zero(directory: Path, manifest: Manifest) -> None:
+    manifest["temperature"] = 0
+
+
+@case(Violation.BAD_TEMPERATURE, "the temperature of member 'endpoint-1' is -1.0")
+def negative_member_temperature(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][1]["temperature"] = -1
+
+
+@case(Violation.BAD_TEMPERATURE, "the temperature of member 'endpoint-1' is inf")
+def infinite_member_temperature(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][1]["temperature"] = "Infinity"
+
+
+@case(Violation.BAD_METRIC, "nll of the ensemble on 'test' is nan")
+def metric_that_is_no_number(directory: Path, manifest: Manifest) -> None:
+    manifest["metrics"][0]["nll"] = "NaN"
+
+
+@case(Violation.UNKNOWN_REFERENCE, "uses weight set 'w9', which the manifest does not list")
+def unknown_weight_set(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["terms"][0]["weightSet"] = "w9"
+
+
+@case(Violation.UNKNOWN_REFERENCE, "uses statistics 's9', which the manifest does not list")
+def unknown_statistics(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["statistics"] = "s9"
+
+
+@case(Violation.UNKNOWN_REFERENCE, "names no statistics, but the network has some")
+def member_without_statistics(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["statistics"] = ""
+
+
+@case(Violation.BAD_COEFFICIENTS, "sum to 0.9; expected 1")
+def coefficients_that_do_not_sum_to_one(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["terms"][0]["coefficient"] = 0.9
+
+
+@case(Violation.BAD_COEFFICIENTS, "sum to nan; expected 1")
+def coefficient_that_is_no_number(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["terms"][0]["coefficient"] = "NaN"
+
+
+@case(Violation.BAD_COEFFICIENTS, "sum to 0.0; expected 1")
+def member_without_terms(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["terms"] = []
+
+
+@case(Violation.BAD_COEFFICIENTS, "names a weight set twice")
+def weight_set_twice_in_a_member(directory: Path, manifest: Manifest) -> None:
+    half = {"weightSet": "w0", "coefficient": 0.5}
+    manifest["members"][0]["terms"] = [half, half]
+
+
+@case(Violation.BAD_COEFFICIENTS, "is an endpoint with coefficients [0.5, 0.5]; expected a single 1")
+def endpoint_that_is_a_mixture(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["terms"] = [{"weightSet": f"w{i}", "coefficient": 0.5} for i in range(2)]
+
+
+@case(Violation.BAD_COEFFICIENTS, "its curve at t = 0.5 has [0.25, 0.5, 0.25]")
+def curve_coefficients_of_another_t(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][3]["curvePoint"]["t"] = 0.5
+
+
+@case(Violation.BAD_COEFFICIENTS, "has 3 coefficients; a curve of 4000000000 bends has 4000000002 control points")
+def curve_with_bends_that_are_not_there(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][3]["curvePoint"]["bends"] = 4_000_000_000
+
+
+@case(Violation.BAD_COEFFICIENTS, "t = 1.5, not in [0, 1]")
+def curve_point_beyond_the_end(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][3]["curvePoint"]["t"] = 1.5
+
+
+@case(Violation.BAD_COEFFICIENTS, "curve of unknown kind")
+def curve_of_unknown_kind(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][3]["curvePoint"]["curve"] = "CURVE_UNSPECIFIED"
+
+
+@case(Violation.ABSOLUTE_PATH, "'/etc/passwd' is absolute")
+def absolute_path(directory: Path, manifest: Manifest) -> None:
+    manifest["weightSets"][0]["file"]["path"] = "/etc/passwd"
+
+
+@case(Violation.ESCAPING_PATH, "'weights/../../x' contains '..'")
+def path_out_of_the_directory(directory: Path, manifest: Manifest) -> None:
+    manifest["weightSets"][0]["file"]["path"] = "weights/../../x"
+
+
+@case(Violation.BAD_PATH, "expected parts of letters")
+def path_with_other_characters(directory: Path, manifest: Manifest) -> None:
+    manifest["weightSets"][0]["file"]["path"] = "weights\\w0.safetensors"
+
+
+@case(Violation.BAD_PATH, "'': expected parts")
+def empty_path(directory: Path, manifest: Manifest) -> None:
+    manifest["weightSets"][0]["file"]["path"] = ""
+
+
+@case(Violation.DUPLICATE_PATH, "file 'weights/w1.safetensors' is listed twice")
+def file_listed_twice(directory: Path, manifest: Manifest) -> None:
+    manifest["weightSets"][0]["file"] = manifest["weightSets"][1]["file"]
+
+
+@case(Violation.SYMLINK, "'weights/w0.safetensors' is a symbolic link")
+def symlinked_file(directory: Path, manifest: Manifest) -> None:
+    file = directory / "weights/w0.safetensors"
+    outside = directory.parent / "outside"
+    file.rename(outside)
+    file.symlink_to(outside)
+
+
+@case(Violation.SYMLINK, "'weights' is a symbolic link")
+def symlinked_folder(directory: Path, manifest: Manifest) -> None:
+    (directory / "weights").rename(directory.parent / "outside")
+    (directory / "weights").symlink_to(directory.parent / "outside")
+
+
+@case(Violation.SYMLINK, "'manifest.json' is a symbolic link")
+def symlinked_manifest(directory: Path, manifest: Manifest) -> None:
+    manifest.clear()
+    (directory / "manifest.json").rename(directory.parent / "outside")
+    (directory / "manifest.json").symlink_to(directory.parent / "outside")
+
+
+@case(Violation.MISSING_FILE, "'statistics/s1.safetensors' is in the manifest but not in the directory")
+def missing_file(directory: Path, manifest: Manifest) -> None:
+    (directory / "statistics/s1.safetensors").unlink()
+
+
+@case(Violation.EXTRA_FILE, "'weights/.notes' is in the directory but not in the manifest")
+def extra_file(directory: Path, manifest: Manifest) -> None:
+    (directory / "weights/.notes").write_text("x")
+
+
+@case(Violation.WRONG_SIZE, "bytes; the manifest says")
+def truncated_file(directory: Path, manifest: Manifest) -> None:
+    file = directory / "weights/w0.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@case(Violation.WRONG_SIZE, "bytes; expected")
+def longer_file(directory: Path, manifest: Manifest) -> None:
+    with (directory / "weights/w0.safetensors").open("ab") as file:
+        file.write(b"x")
+
+
+@case(Violation.WRONG_HASH, "has SHA-256")
+def flipped_bit(directory: Path, manifest: Manifest) -> None:
+    file = directory / "weights/w0.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+@case(Violation.MALFORMED_GRAPH, "not an ONNX model")
+def graph_of_noise(directory: Path, manifest: Manifest) -> None:
+    replace_file(directory, manifest["graph"], b"\xff" * 100)
+
+
+@case(Violation.MALFORMED_GRAPH, "not a well-formed ONNX model")
+def graph_with_a_dangling_edge(directory: Path, manifest: Manifest) -> None:
+    replace_graph(directory, manifest, lambda model: model.graph.node[0].input.__setitem__(0, "nowhere"))
+
+
+@case(Violation.MALFORMED_GRAPH, "tensor 'linear.bias' lies in another file")
+def graph_with_external_data(directory: Path, manifest: Manifest) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "linear.bias")
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="/etc/passwd")
+
+    replace_graph(directory, manifest, change)
+
+
+@case(Violation.MALFORMED_GRAPH, "tensor 'hidden' lies in another file")
+def external_data_in_a_node(directory: Path, manifest: Manifest) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = helper.make_tensor("hidden", TensorProto.FLOAT, [1], [0.0])
+        tensor.ClearField("float_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="/etc/passwd")
+        model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=tensor))
+
+    replace_graph(directory, manifest, change)
+
+
+@case(Violation.WRONG_INPUT, "the graph takes 'input' float32 [-1, 4]; the manifest says 'input' float32 [-1, 5]")
+def input_of_another_shape(directory: Path, manifest: Manifest) -> None:
+    manifest["input"]["shape"] = [5]
+
+
+@case(Violation.WRONG_INPUT, "the manifest says 'input' uint8")
+def input_of_another_type(directory: Path, manifest: Manifest) -> None:
+    manifest["input"]["datatype"] = "UINT8"
+
+
+@case(Violation.WRONG_INPUT, "the input's datatype is 'FLOAT'")
+def input_of_unknown_type(directory: Path, manifest: Manifest) -> None:
+    manifest["input"]["datatype"] = "FLOAT"
+
+
+@case(Violation.WRONG_OUTPUT, "expected 'logits' float32 [-1, 4]")
+def more_labels_than_logits(directory: Path, manifest: Manifest) -> None:
+    manifest["classLabels"].append("d")
+
+
+@case(Violation.MALFORMED_TENSORS, "is not a safetensors file")
+def weights_that_are_a_pickle(directory: Path, manifest: Manifest) -> None:
+    replace_file(directory, manifest["weightSets"][0]["file"], b"\x80\x04K\x01.")
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "holds 'other', which the graph does not")
+def tensor_that_the_graph_lacks(directory: Path, manifest: Manifest) -> None:
+    replace_tensors(directory, manifest["weightSets"][0], other=np.zeros(1, np.float32))
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "do not both hold 'linear.bias'")
+def weight_sets_that_differ_in_names(directory: Path, manifest: Manifest) -> None:
+    tensors = tiny_ensemble.weights(1)
+    del tensors["linear.bias"]
+    replace_file(directory, manifest["weightSets"][1]["file"], safetensors.numpy.save(tensors))
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "'bn.weight' is both a weight and a statistic")
+def tensor_that_is_both(directory: Path, manifest: Manifest) -> None:
+    for entry in manifest["statistics"]:
+        replace_tensors(directory, entry, bn__weight=np.ones(4, np.float32))
+
+
+@case(Violation.WRONG_SHAPE, "'linear.bias' in 'weights/w0.safetensors' is [4]; the graph says [3]")
+def tensor_of_another_shape(directory: Path, manifest: Manifest) -> None:
+    replace_tensors(directory, manifest["weightSets"][0], linear__bias=np.zeros(4, np.float32))
+
+
+@case(Violation.WRONG_DTYPE, "'linear.bias' in 'weights/w0.safetensors' is float64; the graph says float32")
+def tensor_of_another_type(directory: Path, manifest: Manifest) -> None:
+    replace_tensors(directory, manifest["weightSets"][0], linear__bias=np.zeros(3, np.float64))
+
+
+@case(Violation.NON_FINITE, "'linear.bias' in 'weights/w0.safetensors' holds a value that is not finite")
+def weight_that_is_no_number(directory: Path, manifest: Manifest) -> None:
+    replace_tensors(directory, manifest["weightSets"][0], linear__bias=np.array([0, np.nan, 0], np.float32))
+
+
+@case(Violation.NON_FINITE, "'bn.running_var' in 'statistics/s0.safetensors'")
+def infinite_statistic(directory: Path, manifest: Manifest) -> None:
+    replace_tensors(directory, manifest["statistics"][0], bn__running_var=np.array([1, np.inf, 1, 1], np.float32))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    tiny_ensemble.write(tmp_path / "ensemble")
+    return tmp_path / "ensemble"
+
+
+@pytest.mark.parametrize(("violation", "message", "breaks"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_broken_directory_is_refused(directory: Path, violation: Violation, message: str, breaks: Break) -> None:
+    validate(directory)  # it was whole
+    manifest = json.loads((directory / "manifest.json").read_text())
+    breaks(directory, manifest)
+    if manifest:
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(InvalidEnsemble) as caught:
+        validate(directory)
+
+    assert caught.value.violation is violation
+    assert message in str(caught.value)
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "nothing"):
+        with pytest.raises(InvalidEnsemble, match="is not a directory") as caught:
+            validate(path)
+        assert caught.value.violation is Violation.NO_DIRECTORY
+
+
+def test_every_violation_has_a_case() -> None:
+    assert {violation for _, violation, _, _ in CASES} | {Violation.NO_DIRECTORY} == set(Violation)
+
+
+def test_a_newer_minor_version_may_have_fields_that_we_do_not_know(directory: Path) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest |= {"formatVersion": "1.99", "surprise": 1}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    assert len(validate(directory).manifest.members) == 4

@@ -1,0 +1,201 @@
+"""The queue, with a fake executor that waits where the test says and a clock that the test moves: no sleeps."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from serving.batcher import Batcher, Work
+from serving.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServingError
+from serving.metrics import Metrics
+from serving.policy import Choice, Policy
+from serving.prediction import Prediction
+
+MEAN = Choice(Policy.MEAN)
+TIMEOUT_S = 30.0
+
+
+def rows(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)[:, None]
+
+
+def echo(work: Work) -> Prediction:
+    values = work.inputs[:, 0]
+    return Prediction(work.inputs, values, values, work.inputs[:, None])
+
+
+class Engine:
+    """Records each batch as it begins; runs on when told."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.began = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+        self.failure: Exception | None = None
+
+    def __call__(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
+        self.batches.append([float(value) for work in batch for value in work.inputs[:, 0]])
+        self.began.release()
+        assert self.go_on.acquire(timeout=TIMEOUT_S)
+        if self.failure is not None:
+            raise self.failure
+        return [InvalidRequest("bad") if (work.inputs == -1).any() else echo(work) for work in batch]
+
+    async def wait_until_running(self) -> None:
+        assert await asyncio.to_thread(self.began.acquire, True, TIMEOUT_S)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.engine, self.clock, self.metrics = Engine(), Clock(), Metrics()
+        self.batcher = Batcher(self.engine, 4, 8, self.metrics, self.clock)
+        self.tasks: list[asyncio.Task[Prediction]] = []
+
+    async def submit(self, *values: float, deadline: float | None = None) -> "asyncio.Task[Prediction]":
+        """Queued when this returns."""
+        task = asyncio.create_task(self.batcher.submit(rows(*values), MEAN, deadline))
+        self.tasks.append(task)
+        await asyncio.sleep(0)
+        return task
+
+    async def occupy(self) -> "asyncio.Task[Prediction]":
+        """A batch runs, so that what follows has to queue."""
+        task = await self.submit(0.0)
+        await self.engine.wait_until_running()
+        return task
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    bench.batcher.start()
+    yield bench
+    for _ in range(100):
+        bench.engine.go_on.release()
+    await asyncio.gather(*bench.tasks, return_exceptions=True)
+    await bench.batcher.stop()
+
+
+async def test_a_lone_request_runs_at_once(bench: Bench) -> None:
+    task = await bench.occupy()
+    assert bench.engine.batches == [[0.0]]
+    bench.engine.go_on.release()
+    assert (await task).probs_BC.tolist() == [[0.0]]
+
+
+async def test_the_next_batch_forms_while_the_last_one_runs(bench: Bench) -> None:
+    await bench.occupy()
+    tasks = [await bench.submit(value) for value in (1.0, 2.0, 3.0)]
+    bench.engine.go_on.release()
+    await bench.engine.wait_until_running()
+    assert bench.engine.batches == [[0.0], [1.0, 2.0, 3.0]]
+    bench.engine.go_on.release()
+    assert [(await task).probs_BC[0, 0] for task in tasks] == [1.0, 2.0, 3.0]
+
+
+async def test_batches_count_rows_and_keep_the_order(bench: Bench) -> None:
+    await bench.occupy()
+    for values in ((1.0, 2.0, 3.0), (4.0, 5.0), (6.0,)):
+        await bench.submit(*values)
+    for _ in range(3):
+        bench.engine.go_on.release()
+    await asyncio.gather(*bench.tasks)
+    assert bench.engine.batches == [[0.0], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+@pytest.mark.parametrize("cancelled", range(4))
+@pytest.mark.parametrize("running", [False, True])
+async def test_cancelling_one_of_four_leaves_the_other_three_answered(
+    bench: Bench, cancelled: int, running: bool
+) -> None:
+    await bench.occupy()
+    tasks = [await bench.submit(float(value)) for value in range(1, 5)]
+    if running:
+        bench.engine.go_on.release()
+        await bench.engine.wait_until_running()
+    tasks[cancelled].cancel()
+    await asyncio.gather(tasks[cancelled], return_exceptions=True)
+    bench.engine.go_on.release()
+    bench.engine.go_on.release()
+    for i, task in enumerate(tasks):
+        if i != cancelled:
+            assert (await asyncio.wait_for(task, TIMEOUT_S)).probs_BC[0, 0] == i + 1
+    assert tasks[cancelled].cancelled()
+    ran = bench.engine.batches[1]
+    assert (cancelled + 1.0 in ran) is running  # one that still waited is not run
+
+
+async def test_a_cancelled_request_makes_room_in_the_queue(bench: Bench) -> None:
+    await bench.occupy()
+    first = await bench.submit(1.0, 2.0, 3.0, 4.0)
+    await bench.submit(5.0, 6.0, 7.0, 8.0)
+    assert bench.metric("ensemble_queue_rows") == 8
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert bench.metric("ensemble_queue_rows") == 4
+    await bench.submit(9.0, 10.0, 11.0, 12.0)
+    assert bench.metric("ensemble_queue_rows") == 8
+
+
+async def test_a_full_queue_rejects_without_waiting(bench: Bench) -> None:
+    await bench.occupy()
+    await bench.submit(1.0, 2.0, 3.0, 4.0)
+    await bench.submit(5.0, 6.0, 7.0)
+    refused = await bench.submit(8.0, 9.0)
+    with pytest.raises(Overloaded, match="2 rows arrived with 7 waiting; the queue holds 8"):
+        await refused
+    assert bench.engine.batches == [[0.0]]  # nothing has run meanwhile
+    assert bench.metric("ensemble_rejected_total", reason="queue_full") == 1
+    fits = await bench.submit(8.0)
+    assert not fits.done()
+
+
+async def test_an_expired_request_is_never_run(bench: Bench) -> None:
+    await bench.occupy()
+    expired = await bench.submit(1.0, deadline=105.0)
+    alive = await bench.submit(2.0, deadline=106.0)
+    bench.clock.now = 105.5
+    bench.engine.go_on.release()
+    with pytest.raises(DeadlineExceeded, match=r"after 5\.500 s in the queue"):
+        await expired
+    bench.engine.go_on.release()
+    assert (await alive).probs_BC[0, 0] == 2.0
+    assert bench.engine.batches == [[0.0], [2.0]]
+    assert bench.metric("ensemble_rejected_total", reason="expired") == 1
+    assert bench.metric("ensemble_queue_rows") == 0
+
+
+async def test_one_bad_request_fails_alone(bench: Bench) -> None:
+    await bench.occupy()
+    tasks = [await bench.submit(value) for value in (1.0, -1.0, 3.0)]
+    bench.engine.go_on.release()
+    bench.engine.go_on.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [Prediction, InvalidRequest, Prediction]
+
+
+async def test_a_batch_that_fails_is_told_without_detail_and_the_next_one_runs(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.engine.failure = RuntimeError("secret")
+    task = await bench.occupy()
+    bench.engine.go_on.release()
+    with pytest.raises(ServingError, match="^internal error: RuntimeError$"):
+        await task
+    assert "secret" in caplog.text
+    bench.engine.failure = None
+    task = await bench.occupy()
+    bench.engine.go_on.release()
+    assert (await task).probs_BC[0, 0] == 0.0

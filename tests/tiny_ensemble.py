@@ -1,0 +1,146 @@
+"""A small ensemble made by hand: BatchNorm and one linear layer. Its answers are three lines of numpy."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from protos import manifest_file
+from protos.curve import bezier
+from protos.ensemble_pb2 import (
+    BEZIER,
+    CLASSIFICATION,
+    CurvePoint,
+    Endpoint,
+    EnsembleManifest,
+    Input,
+    Member,
+    Metrics,
+    Term,
+)
+from protos.graph import DATATYPES
+from protos.stored_ensemble import StoredEnsemble, Tensors
+
+FEATURES, CLASSES = 4, 3
+EPSILON = 1e-5
+POOLED_TEMPERATURE = 0.8
+
+
+def weights(seed: int) -> Tensors:
+    draw = np.random.default_rng(seed)
+    return {
+        "bn.weight": draw.uniform(0.5, 1.5, FEATURES).astype(np.float32),
+        "bn.bias": draw.normal(size=FEATURES).astype(np.float32),
+        "linear.weight": draw.normal(size=(CLASSES, FEATURES)).astype(np.float32),
+        "linear.bias": draw.normal(size=CLASSES).astype(np.float32),
+    }
+
+
+def statistics(seed: int) -> Tensors:
+    draw = np.random.default_rng(1000 + seed)
+    return {
+        "bn.running_mean": draw.normal(size=FEATURES).astype(np.float32),
+        "bn.running_var": draw.uniform(0.5, 2.0, FEATURES).astype(np.float32),
+    }
+
+
+def graph(datatype: str = "FP32") -> onnx.ModelProto:
+    onnx_type = helper.np_dtype_to_tensor_dtype(DATATYPES[datatype])
+    nodes = [
+        helper.make_node("Cast", ["input"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node(
+            "BatchNormalization",
+            ["cast", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"],
+            ["normalised"],
+            epsilon=EPSILON,
+        ),
+        helper.make_node("Gemm", ["normalised", "linear.weight", "linear.bias"], ["logits"], transB=1),
+    ]
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "tiny",
+            [helper.make_tensor_value_info("input", onnx_type, ["batch", FEATURES])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
+            [numpy_helper.from_array(tensor, name) for name, tensor in (weights(0) | statistics(0)).items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+
+
+def manifest(members: int) -> EnsembleManifest:
+    """Endpoints, and as the last member a point at t = 1/4 of a one-bend Bezier curve through the first three."""
+    entries = [
+        Member(
+            id=f"endpoint-{i}",
+            endpoint=Endpoint(run=i, epoch=1),
+            terms=[Term(weight_set=f"w{i}", coefficient=1.0)],
+            statistics=f"s{i}",
+            temperature=1.0 + 0.1 * i,
+            metrics=[Metrics(predictor="member", split="calibration", rows=10, error=0.1, nll=0.2, brier=0.1, ece=0.1)],
+        )
+        for i in range(members)
+    ]
+    if members >= 3:
+        entries[-1].id = "curve-0.25"
+        entries[-1].curve_point.CopyFrom(CurvePoint(curve=BEZIER, bends=1, t=0.25))
+        del entries[-1].terms[:]
+        entries[-1].terms.extend(
+            Term(weight_set=f"w{k}", coefficient=coefficient) for k, coefficient in enumerate(bezier(1, 0.25))
+        )
+    return EnsembleManifest(
+        name="tiny",
+        version="1",
+        task=CLASSIFICATION,
+        input=Input(name="input", datatype="FP32", shape=[FEATURES]),
+        class_labels=["a", "b", "c"],
+        members=entries,
+        temperature=POOLED_TEMPERATURE,
+        metrics=[Metrics(predictor="ensemble", split="test", rows=10, error=0.1, nll=0.2, brier=0.1, ece=0.1)],
+    )
+
+
+def write(directory: Path, members: int = 4, datatype: str = "FP32") -> StoredEnsemble:
+    described = manifest(members)
+    described.input.datatype = datatype
+    return manifest_file.write(
+        directory,
+        described,
+        graph(datatype).SerializeToString(),
+        {f"w{i}": weights(i) for i in range(members)},
+        {f"s{i}": statistics(i) for i in range(members)},
+    )
+
+
+def member_logits(inputs: NDArray[np.generic], members: int = 4) -> NDArray[np.float64]:
+    """[M, B, C], in float64, by the definition."""
+    result = []
+    for i in range(members):
+        w = {name: tensor.astype(np.float64) for name, tensor in weights(i).items()}
+        if i == members - 1 and members >= 3:
+            sets = [weights(k) for k in range(3)]
+            w = {name: 0.5625 * sets[0][name] + 0.375 * sets[1][name] + 0.0625 * sets[2][name] for name in w}
+        s = statistics(i)
+        x = inputs.astype(np.float64)
+        x = (x - s["bn.running_mean"]) / np.sqrt(s["bn.running_var"] + EPSILON) * w["bn.weight"] + w["bn.bias"]
+        result.append(x @ w["linear.weight"].T + w["linear.bias"])
+    return np.stack(result)
+
+
+def member_probs(inputs: NDArray[np.generic], members: int = 4) -> NDArray[np.float64]:
+    """[M, B, C], tempered."""
+    exponents = np.exp(member_logits(inputs, members) / (1.0 + 0.1 * np.arange(members))[:, None, None])
+    return np.asarray(exponents / exponents.sum(-1, keepdims=True))
+
+
+def pooled_probs(inputs: NDArray[np.generic], chosen: list[int] | None = None, members: int = 4) -> NDArray[np.float64]:
+    """[B, C]: what policies `mean` and `members` answer."""
+    probs = member_probs(inputs, members)[chosen if chosen is not None else range(members)]
+    mean = probs.mean(0)
+    if len(probs) > 1:
+        mean = mean ** (1.0 / POOLED_TEMPERATURE)
+        mean /= mean.sum(-1, keepdims=True)
+    return np.asarray(mean)

@@ -1,0 +1,46 @@
+import pytest
+
+from trainer.config import Config, override
+from trainer.errors import InvalidConfig
+from trainer.recipes import RECIPES
+
+
+def test_fields_are_set_by_name_and_keep_their_types() -> None:
+    config = override(Config(), ["fge.epochs=20", "sgd.momentum=0", "curve.kind=polygonal-chain", "seed=7"])
+    assert (config.fge.epochs, config.sgd.momentum, config.curve.kind, config.seed) == (20, 0.0, "polygonal-chain", 7)
+    assert isinstance(config.sgd.momentum, float)
+    assert override(Config(), ['model.options={"channels": [4, 4, 4]}']).model.options == {"channels": [4, 4, 4]}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("fge.epoch=3", "unknown setting 'fge.epoch'; did you mean epochs"),
+        ("epochs=3", "unknown setting 'epochs'; did you mean"),
+        ("fge.epochs.x=3", "unknown setting 'fge.epochs.x'"),
+        ("fge.epochs", "expected FIELD=VALUE"),
+        ("fge.epochs=many", "fge.epochs is 'many'; expected int"),
+        ("fge.epochs=2.5", "fge.epochs is 2.5; expected int"),
+        ("fge=3", "fge is 3; expected FgeConfig"),
+        ("fge.alpha_1=0.001", "fge.alpha_1 is 0.001; expected more than alpha_2, 0.01"),
+        ("fge.cycle_epochs=0", "fge.cycle_epochs is 0; expected 1 or more"),
+        ("fge.cycle_epochs=100", "38 epochs end before the first snapshot"),
+        ("fge.start_epoch=21", "fge.start_epoch is 21; expected 1 to 20"),
+        ("curve.bends=0", "curve.bends is 0; expected 1 or more"),
+        ("curve.kind=spline", "curve.kind is 'spline'; expected 'bezier' or 'polygonal-chain'"),
+        ("curve.grid=60", "expected 1 more than a multiple of members − 1 = 20"),
+        ("sgd.momentum=1.0", "sgd.momentum is 1.0"),
+        ("endpoint.learning_rate=0", "endpoint.learning_rate is 0.0; expected more than 0.0"),
+        ("seed=-1", "seed is -1"),
+        ("model.factory=small", "expected MODULE:FUNCTION"),
+        ("data.train_rows=1", "data.train_rows is 1; expected 2 or more"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(assignment: str, message: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        override(Config(), [assignment])
+    assert message in str(caught.value)
+
+
+def test_every_recipe_carries_its_seed() -> None:
+    assert all(recipe(11).seed == 11 for recipe in RECIPES.values())

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tests.trainer.networks import batchnorm_network, random_split
+from trainer import fge
+from trainer.config import FgeConfig, SgdConfig
+from trainer.errors import InvalidConfig, TrainingDiverged
+from trainer.progress import Silent
+from trainer.schedule import triangular
+
+CONFIG = FgeConfig(start_epoch=1, epochs=4, cycle_epochs=2, alpha_1=0.1, alpha_2=0.01)
+SGD = SgdConfig(batch_size=8, momentum=0.9, weight_decay=0.01)
+
+
+def test_snapshots_equal_algorithm_1_written_out() -> None:
+    network, split = batchnorm_network(dtype=torch.float64), random_split(24, torch.float64)
+    start = network.initial_weights()
+    torch.manual_seed(5)
+    snapshots = fge.collect(network, split, start, CONFIG, SGD, Silent())
+
+    torch.manual_seed(5)
+    w, velocity, expected, c = start.clone(), torch.zeros_like(start), [], 6
+    batches = (batch for _ in range(CONFIG.epochs) for batch in split.batches(8))
+    for i, (inputs, targets) in enumerate(batches, start=1):
+        _, gradient = network.gradient(w, network.initial_statistics(), inputs, targets, cross_entropy)
+        velocity = 0.9 * velocity + gradient + 0.01 * w
+        w = w - triangular(i, c, 0.1, 0.01) * velocity
+        if i % c == c // 2:
+            expected.append((i, w))
+    assert [(s.cycle, s.iteration, s.epoch) for s in snapshots] == [(0, 3, 1.0), (1, 9, 3.0)]
+    for snapshot, (_, weights) in zip(snapshots, expected, strict=True):
+        torch.testing.assert_close(snapshot.weights, weights, rtol=0, atol=1e-12)
+
+
+def test_the_start_is_not_moved_and_every_iteration_is_observed() -> None:
+    network, split = batchnorm_network(), random_split(24)
+    start = network.initial_weights()
+    copy, seen = start.clone(), []
+    fge.collect(network, split, start, CONFIG, SGD, Silent(), lambda i, rate, weights: seen.append((i, rate)))
+    assert torch.equal(start, copy)
+    assert [i for i, _ in seen] == list(range(1, 13))
+    assert [rate for _, rate in seen] == [triangular(i, 6, 0.1, 0.01) for i in range(1, 13)]
+
+
+def test_an_odd_cycle_is_refused() -> None:
+    network, split = batchnorm_network(), random_split(24)  # three batches of eight
+    config = FgeConfig(start_epoch=1, epochs=3, cycle_epochs=1, alpha_1=0.1, alpha_2=0.01)
+    with pytest.raises(InvalidConfig, match="make a cycle of 3; expected an even number"):
+        fge.collect(network, split, network.initial_weights(), config, SGD, Silent())
+
+
+def test_a_loss_that_is_lost_stops_the_run_and_says_where() -> None:
+    network, split = batchnorm_network(), random_split(24)
+    start = torch.full_like(network.initial_weights(), float("nan"))
+    with pytest.raises(TrainingDiverged, match="fge: the loss is nan in epoch 1"):
+        fge.collect(network, split, start, CONFIG, SGD, Silent())

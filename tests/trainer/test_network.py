@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from tests.trainer.networks import Tied, batchnorm_network, random_split
+from trainer import network as networks
+from trainer.config import ModelConfig
+from trainer.errors import InvalidConfig
+from trainer.network import Network, Normalise
+
+
+def test_a_flat_vector_computes_what_the_module_does() -> None:
+    network = batchnorm_network()
+    weights, split = network.initial_weights(), random_split(8)
+    module = network._factory()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(network.unflatten(weights)[name])
+    module.eval()
+    network.module.eval()
+    assert torch.equal(network.logits(weights, network.initial_statistics(), split.inputs), module(split.inputs))
+
+
+def test_flatten_undoes_unflatten_and_views_share_memory() -> None:
+    network = batchnorm_network()
+    weights = network.initial_weights()
+    assert weights.shape == (network.size,) == (sum(p.numel() for p in network.module.parameters()),)
+    views = network.unflatten(weights)
+    assert torch.equal(network.flatten(views), weights)
+    assert all(view.untyped_storage().data_ptr() == weights.untyped_storage().data_ptr() for view in views.values())
+
+
+def test_the_gradient_equals_backpropagation_through_the_module() -> None:
+    network, split = batchnorm_network(dtype=torch.float64), random_split(8, torch.float64)
+    weights = network.initial_weights()
+    loss, gradient = network.gradient(weights, network.initial_statistics(), split.inputs, split.targets, cross_entropy)
+    module = network._factory()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(network.unflatten(weights)[name])
+    expected = cross_entropy(module.train()(split.inputs), split.targets)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-14)
+    naive = network.flatten({name: parameter.grad for name, parameter in module.named_parameters()})  # type: ignore[misc]
+    torch.testing.assert_close(gradient, naive, rtol=0, atol=1e-13)
+
+
+def test_training_updates_the_statistics_it_is_given_and_no_others() -> None:
+    network, split = batchnorm_network(), random_split(8)
+    statistics = network.initial_statistics()
+    network.gradient(network.initial_weights(), statistics, split.inputs, split.targets, cross_entropy)
+    assert not torch.equal(statistics["1.running_mean"], torch.zeros(4))
+    assert torch.equal(network.initial_statistics()["1.running_mean"], torch.zeros(4))
+
+
+def test_tied_weights_count_once_and_stay_tied() -> None:
+    network = Network(Tied, nn.Identity())
+    assert network.size == 7 * 4 + 7
+    weights = network.initial_weights()
+    tokens = torch.tensor([[1, 2], [3, 4]])
+    embedding, bias = network.unflatten(weights).values()
+    expected = embedding[tokens].mean(1) @ embedding.T + bias
+    torch.testing.assert_close(network.logits(weights, {}, tokens), expected)
+
+
+def test_normalisation_takes_raw_pixels_of_any_type() -> None:
+    normalise = Normalise([10.0, 20.0], [2.0, 4.0], 4)
+    pixels = torch.tensor([12, 12, 16, 24], dtype=torch.uint8).view(1, 2, 2, 1)
+    assert normalise(pixels).flatten().tolist() == [1.0, 1.0, -1.0, 1.0]
+
+
+def test_a_factory_that_does_not_exist_is_refused_by_name() -> None:
+    for factory in ("trainer.models.small_conv:large_conv", "trainer.models.none:x", "no.such.module:x"):
+        with pytest.raises(InvalidConfig, match=factory):
+            networks.build(ModelConfig(factory), nn.Identity(), classes=2, in_channels=1)
+    config = ModelConfig("trainer.models.small_conv:small_conv", {"depth": 3})
+    with pytest.raises(InvalidConfig, match="refused its arguments"):
+        networks.build(config, nn.Identity(), classes=2, in_channels=1)
