@@ -64,8 +64,8 @@ def _rows(path: Path, model: Model) -> list[tuple[str, NDArray[np.generic]]]:
     if array.shape == model.input_shape:
         array = array[None]
     if array.shape[1:] != model.input_shape or not len(array):
-        expected = list(model.input_shape)
-        raise InvalidInput(f"'{path}' is {list(array.shape)}; the model takes {expected} or [B, *{expected}]")
+        expected = ", ".join(map(str, model.input_shape))
+        raise InvalidInput(f"'{path}' is {list(array.shape)}; the model takes [{expected}] or [B, {expected}]")
     dtype = DATATYPES[model.input_datatype]
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise InvalidInput(f"'{path}' holds {array.dtype}; the model takes {model.input_datatype}")

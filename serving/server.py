@@ -10,7 +10,6 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from protos import open_inference_grpc_pb2_grpc
 from serving import device
 from serving import ensemble as ensembles
 from serving.batcher import Batcher
@@ -19,7 +18,7 @@ from serving.ensemble import Ensemble
 from serving.errors import StartupError
 from serving.metrics import Metrics
 from serving.policy import Policy
-from serving.servicer import InferenceServicer
+from serving.servicer import InferenceServicer, handlers
 from serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ async def serve(settings: Settings) -> None:
     servicer = InferenceServicer(metrics, settings.max_batch_rows, _forced(settings))
     checks = health.HealthServicer()
     server = _server(settings)
-    open_inference_grpc_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     grpc_port = _bind(server, settings)
     metrics_server, _ = _metrics_server(settings, metrics)

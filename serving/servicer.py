@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
 
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
@@ -21,6 +23,35 @@ from serving.policy import Policy
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def handlers(servicer: "InferenceServicer") -> grpc.GenericRpcHandler:
+    """The service's methods, for `server.add_generic_rpc_handlers`.
+
+    Messages are decoded here, not by gRPC, which answers undecodable bytes with UNKNOWN and logs a stack trace.
+    """
+    service = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        method.name: grpc.unary_unary_rpc_method_handler(
+            _decoding(getattr(servicer, method.name), GetMessageClass(method.input_type)),
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+        for method in service.methods
+    }
+    return grpc.method_handlers_generic_handler(service.full_name, methods)
+
+
+def _decoding(method: Any, message_class: Any) -> Any:
+    async def call(data: bytes, context: Context) -> Any:
+        try:
+            message = message_class.FromString(data)
+        except DecodeError:
+            await context.abort(
+                InvalidRequest.code, f"{len(data)} bytes arrived that are no {message_class.DESCRIPTOR.full_name}"
+            )
+        return await method(message, context)
+
+    return call
 
 
 class InferenceServicer(GRPCInferenceServiceServicer):

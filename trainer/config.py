@@ -131,8 +131,10 @@ class Config:
 def override(config: Config, assignments: list[str]) -> Config:
     """The config with fields set by "section.field=value"; the value is JSON, or else a bare string.
 
-    Raises InvalidConfig for an unknown field (naming near ones), a value of another type, or out of range.
+    Checked once all are set, so their order does not matter. Raises InvalidConfig for an unknown field (naming near
+    ones), a value of another type, or out of range.
     """
+    values = config.to_dict()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
@@ -141,26 +143,36 @@ def override(config: Config, assignments: list[str]) -> Config:
             value = json.loads(text)
         except ValueError:
             value = text
-        config = _replace(config, path.split("."), value, path)
-    return config
+        _set(Config, values, path.split("."), value, path)
+    return typing.cast(Config, _build(Config, values))
 
 
-def _replace(config: Any, path: list[str], value: Any, whole: str) -> Any:
-    fields = {entry.name: entry for entry in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else {}
+def _set(kind: type, values: dict[str, Any], path: list[str], value: Any, whole: str) -> None:
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
     name, *rest = path
-    if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=3) or sorted(fields)
-        raise InvalidConfig(f"unknown setting '{whole}'; did you mean {', '.join(near)}?")
-    old = getattr(config, name)
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, n=3) or sorted(hints)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise InvalidConfig(f"unknown setting '{whole}'{hint}")
+    expected = typing.get_origin(hints[name]) or hints[name]
     if rest:
-        return dataclasses.replace(config, **{name: _replace(old, rest, value, whole)})
-    expected = typing.get_type_hints(type(config))[name]
-    expected = typing.get_origin(expected) or expected
+        _set(expected, values[name], rest, value, whole)
+        return
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:
         raise InvalidConfig(f"{whole} is {value!r}; expected {expected.__name__}")
-    return dataclasses.replace(config, **{name: value})
+    values[name] = value
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    return kind(
+        **{
+            name: _build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -45,7 +45,7 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
         torch.set_num_threads(config.threads)
     clock = Clock()
     splits = data_sets.load(config.data)
-    network = _network(config, splits)
+    network = build_network(config, splits)
     graph = export.graph(network, splits.train.inputs)  # first: what cannot be exported is not worth training
 
     endpoint_epochs, fge_start = config.endpoint.epochs, config.fge.start_epoch
@@ -124,7 +124,7 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     return outcome
 
 
-def _network(config: Config, splits: Splits) -> Network:
+def build_network(config: Config, splits: Splits) -> Network:
     inputs = splits.train.inputs
     preprocess = networks.Normalise(splits.mean, splits.std, inputs.dim())
     return networks.build(config.model, preprocess, classes=len(splits.class_labels), in_channels=inputs.shape[1])

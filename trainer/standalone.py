@@ -17,6 +17,7 @@ from trainer.errors import UserError
 
 # Protobuf ends at 2 GiB; beyond this, the tensors of a file lie beside it (ONNX external data).
 MAX_FILE_BYTES = 2**30
+LEAST_EXTERNAL_BYTES = 1024
 
 
 class OutputExists(UserError):
@@ -99,7 +100,9 @@ def _probs(stored: StoredEnsemble) -> onnx.ValueInfoProto:
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_FILE_BYTES:
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+        onnx.save_model(
+            model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=LEAST_EXTERNAL_BYTES
+        )
     else:
         onnx.checker.check_model(model)
         onnx.save_model(model, path)

@@ -192,7 +192,7 @@ async def test_a_batch_that_fails_is_told_without_detail_and_the_next_one_runs(
     bench.engine.failure = RuntimeError("secret")
     task = await bench.occupy()
     bench.engine.go_on.release()
-    with pytest.raises(ServingError, match="^internal error: RuntimeError$"):
+    with pytest.raises(ServingError, match=r"^internal error: RuntimeError$"):
         await task
     assert "secret" in caplog.text
     bench.engine.failure = None

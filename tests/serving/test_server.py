@@ -1,0 +1,215 @@
+"""A real server process, asked over gRPC: answers, health, metadata, metrics, policies, and its end at SIGTERM."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from protos import open_inference_grpc_pb2 as oip
+from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
+from serving.client import Client
+from tests import tiny_ensemble
+from tests.server_process import ROOT, ServerProcess
+
+ROWS = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def client(tiny_server: ServerProcess):  # type: ignore[no-untyped-def]
+    with Client(tiny_server.grpc, "tiny") as client:
+        yield client
+
+
+def scrape(server: ServerProcess) -> dict[tuple[str, ...], float]:
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics") as response:
+        text = response.read().decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_mean_equals_the_definition(client: Client) -> None:
+    answer = client.predict(ROWS, member_probs=True)
+    np.testing.assert_allclose(answer.probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
+    members = tiny_ensemble.member_probs(ROWS)
+    assert answer.member_probs is not None
+    np.testing.assert_allclose(answer.member_probs, members.swapaxes(0, 1), atol=1e-6)
+    mean = members.mean(0)
+    information = -(mean * np.log(mean)).sum(-1) + (members * np.log(members)).sum(-1).mean(0)
+    np.testing.assert_allclose(answer.mutual_information, information, atol=1e-6)
+    np.testing.assert_allclose(answer.entropy, -(answer.probs * np.log(answer.probs)).sum(-1), atol=1e-6)
+    assert (answer.policy, answer.members_run) == ("mean", 4)
+
+
+@pytest.mark.parametrize("chosen", [[0], [3, 0], [1, 2, 3], [0, 1, 2, 3]])
+def test_members_equals_the_definition_in_the_clients_order(client: Client, chosen: list[int]) -> None:
+    answer = client.predict(ROWS, members=chosen, member_probs=True)
+    np.testing.assert_allclose(answer.probs, tiny_ensemble.pooled_probs(ROWS, chosen), atol=1e-6)
+    assert answer.member_probs is not None
+    expected = tiny_ensemble.member_probs(ROWS)[chosen].swapaxes(0, 1)
+    np.testing.assert_allclose(answer.member_probs, expected, atol=1e-6)
+    assert (answer.policy, answer.members_run) == ("members", len(chosen))
+
+
+def test_members_may_be_named_by_id(tiny_server: ServerProcess) -> None:
+    with grpc.insecure_channel(tiny_server.grpc) as channel:
+        request = oip.ModelInferRequest(model_name="tiny", id="a1", raw_input_contents=[ROWS.tobytes()])
+        request.inputs.add(name="input", datatype="FP32", shape=ROWS.shape)
+        request.outputs.add(name="probs")
+        request.parameters["members"].string_param = "curve-0.25, 1"
+        response = GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+    assert [output.name for output in response.outputs] == ["probs"]
+    assert (response.id, response.model_version) == ("a1", "1")
+    probs = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(7, 3)
+    np.testing.assert_allclose(probs, tiny_ensemble.pooled_probs(ROWS, [3, 1]), atol=1e-6)
+
+
+def test_concurrent_requests_of_every_policy_get_their_own_answers(tiny_server: ServerProcess) -> None:
+    draw = np.random.default_rng(1)
+    with grpc.insecure_channel(tiny_server.grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        calls = []
+        for i in range(200):
+            rows = draw.normal(size=(1 + i % 3, 4)).astype("<f4")
+            chosen = [None, [2], [3, 1], "random"][i % 4]
+            request = oip.ModelInferRequest(model_name="tiny", id=str(i), raw_input_contents=[rows.tobytes()])
+            request.inputs.add(name="input", datatype="FP32", shape=rows.shape)
+            if chosen == "random":
+                request.parameters["policy"].string_param = "random"
+            elif chosen is not None:
+                request.parameters["members"].string_param = ",".join(map(str, chosen))
+            calls.append((i, rows, chosen, stub.ModelInfer.future(request, timeout=30)))
+        for i, rows, chosen, call in calls:
+            response = call.result()
+            assert response.id == str(i)
+            probs = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(len(rows), 3)
+            if chosen == "random":
+                distance = np.abs(tiny_ensemble.member_probs(rows) - probs).max(-1)
+                assert (distance.min(0) < 1e-6).all()
+            else:
+                np.testing.assert_allclose(probs, tiny_ensemble.pooled_probs(rows, chosen), atol=1e-6)
+
+
+def test_metadata_and_readiness(tiny_server: ServerProcess, client: Client) -> None:
+    with grpc.insecure_channel(tiny_server.grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        assert stub.ServerLive(oip.ServerLiveRequest()).live
+        assert stub.ServerReady(oip.ServerReadyRequest()).ready
+        assert stub.ModelReady(oip.ModelReadyRequest(name="tiny", version="1")).ready
+        assert stub.ServerMetadata(oip.ServerMetadataRequest()).name == "thalweg"
+        metadata = stub.ModelMetadata(oip.ModelMetadataRequest(name="tiny"))
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "inference.GRPCInferenceService", "tiny"):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert health.Check(request).status == health_pb2.HealthCheckResponse.SERVING
+    assert list(metadata.versions) == ["1"]
+    tensors = [(t.name, t.datatype, list(t.shape)) for t in (*metadata.inputs, *metadata.outputs)]
+    assert tensors == [
+        ("input", "FP32", [-1, 4]),
+        ("probs", "FP32", [-1, 3]),
+        ("entropy", "FP32", [-1]),
+        ("mutual_information", "FP32", [-1]),
+        ("member_probs", "FP32", [-1, -1, 3]),
+    ]
+    assert json.loads(metadata.properties["class_labels"]) == ["a", "b", "c"]
+    assert (client.model().members, client.model().max_batch_rows) == (4, 256)
+
+
+def test_metrics_count_what_happened(tiny_directory: Path) -> None:
+    with ServerProcess(tiny_directory) as server, Client(server.grpc, "tiny") as client:
+        before = scrape(server)
+        assert before["ensemble_requests_total", "OK"] == before["ensemble_requests_total", "INVALID_ARGUMENT"] == 0
+        client.predict(ROWS)
+        client.predict(ROWS[:2], members=[0, 2])
+        with pytest.raises(grpc.RpcError):
+            client.predict(np.full((1, 4), np.nan, np.float32))
+        after = scrape(server)
+    assert after["ensemble_requests_total", "OK"] == 2
+    assert after["ensemble_requests_total", "INVALID_ARGUMENT"] == 1
+    assert after["ensemble_rows_total",] == 9
+    assert after["ensemble_members_run_total",] == 7 * 4 + 2 * 2
+    for name in ("queue", "execute", "combine"):
+        assert after[f"ensemble_{name}_seconds_count",] == 2
+    assert after["ensemble_request_seconds_count",] == 3
+    assert after["ensemble_batch_rows_sum",] == 9
+    assert after["ensemble_queue_rows",] == 0
+    assert after["ensemble_ready",] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_with_zero(tiny_directory: Path, number: int) -> None:
+    server = ServerProcess(tiny_directory)
+    server.process.send_signal(number)
+    _, errors = server.process.communicate(timeout=60)
+    assert server.process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+def test_while_draining_it_is_not_ready_and_still_answers(tiny_directory: Path) -> None:
+    # Long enough that the test ends it, not the clock.
+    with ServerProcess(tiny_directory, "--drain-seconds", "600") as server:
+        with grpc.insecure_channel(server.grpc) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest(service="tiny"))
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            server.process.terminate()
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            stub = GRPCInferenceServiceStub(channel)
+            assert not stub.ServerReady(oip.ServerReadyRequest()).ready
+            assert stub.ServerLive(oip.ServerLiveRequest()).live
+            with Client(server.grpc, "tiny") as client:
+                np.testing.assert_allclose(client.predict(ROWS).probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
+            assert scrape(server)["ensemble_ready",] == 0
+            watch.cancel()
+        server.process.kill()
+        server.process.communicate(timeout=60)
+
+
+def start_and_fail(*arguments: str) -> str:
+    command = [sys.executable, "-m", "serving", *arguments, "--grpc-port", "0", "--metrics-port", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("thalweg-serve: error: ")]
+    assert "Traceback" not in done.stderr
+    return line
+
+
+def test_a_bad_directory_ends_the_process_before_it_is_ready(tmp_path: Path) -> None:
+    assert "no-directory" in start_and_fail(str(tmp_path / "nothing"))
+    tiny_ensemble.write(tmp_path / "tiny")
+    (tmp_path / "tiny/weights/w0.safetensors").write_bytes(b"")
+    assert "wrong-size: 'weights/w0.safetensors' has 0 bytes" in start_and_fail(str(tmp_path / "tiny"))
+
+
+def test_cuda_without_a_gpu_fails_at_start_and_says_what_is_missing(tiny_directory: Path) -> None:
+    from serving.device import _missing_for_cuda
+
+    if _missing_for_cuda() is None:
+        pytest.skip("there is a GPU")
+    assert "--device cuda: " in start_and_fail(str(tiny_directory), "--device", "cuda")
+
+
+def test_a_port_in_use_is_refused(tiny_directory: Path, tiny_server: ServerProcess) -> None:
+    for flag, address in (("--grpc-port", tiny_server.grpc), ("--metrics-port", tiny_server.metrics)):
+        other = "--metrics-port" if flag == "--grpc-port" else "--grpc-port"
+        command = [sys.executable, "-m", "serving", str(tiny_directory), flag, address.split(":")[1], other, "0"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert f"thalweg-serve: error: cannot listen on {address}" in done.stderr
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_answers_equal_the_definition(tiny_directory: Path) -> None:
+    with ServerProcess(tiny_directory, "--device", "cuda") as server, Client(server.grpc, "tiny") as client:
+        np.testing.assert_allclose(client.predict(ROWS).probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-4)

@@ -1,0 +1,165 @@
+"""Cancellation, deadlines and overload as a client sees them: real gRPC, an ensemble that waits where the test says."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from protos import open_inference_grpc_pb2 as oip
+from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
+from serving import ensemble as ensembles
+from serving.batcher import Batcher, Work
+from serving.device import CPU
+from serving.metrics import Metrics
+from serving.servicer import InferenceServicer, handlers
+from tests import tiny_ensemble
+
+TIMEOUT_S = 30.0
+
+
+class Bench:
+    """A server in this process; its batches begin when the test lets them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.metrics = Metrics()
+        self.ensemble = ensembles.load(directory, CPU, 1, self.metrics)
+        self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.batches: list[int] = []
+        self.batcher = Batcher(self.execute, 4, 4, self.metrics)
+        self.servicer = InferenceServicer(self.metrics, 4, None)
+
+    def execute(self, batch: Sequence[Work]):  # type: ignore[no-untyped-def]
+        self.batches.append(sum(work.rows for work in batch))
+        self.began.release()
+        assert self.go_on.acquire(timeout=TIMEOUT_S)
+        return self.ensemble.execute(batch)
+
+    def call(self, row: float, **options: float):  # type: ignore[no-untyped-def]
+        request = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[self.row(row).tobytes()])
+        request.inputs.add(name="input", datatype="FP32", shape=[1, 4])
+        return self.stub.ModelInfer(request, **({"timeout": TIMEOUT_S} | options))
+
+    @staticmethod
+    def row(value: float) -> np.ndarray:
+        return np.full((1, 4), value, "<f4")
+
+    async def wait_until_running(self) -> None:
+        assert await asyncio.to_thread(self.began.acquire, True, TIMEOUT_S)
+
+    async def wait_until_queued(self, rows: int) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.metrics.registry.get_sample_value("ensemble_queue_rows") != rows:  # noqa: ASYNC110
+                await asyncio.sleep(0)  # yields to the server; how long is not of interest
+
+
+@pytest.fixture
+async def bench(tiny_directory: Path) -> AsyncIterator[Bench]:
+    bench = Bench(tiny_directory)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handlers(bench.servicer),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        bench.stub = GRPCInferenceServiceStub(channel)
+        bench.batcher.start()
+        bench.servicer.open(bench.ensemble, bench.batcher)
+        yield bench
+        for _ in range(100):
+            bench.go_on.release()
+    await server.stop(None)
+    await bench.batcher.stop()
+    bench.ensemble.close()
+
+
+def check(response: oip.ModelInferResponse, row: float) -> None:
+    probs = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(1, 3)
+    np.testing.assert_allclose(probs, tiny_ensemble.pooled_probs(Bench.row(row)), atol=1e-6)
+
+
+@pytest.mark.parametrize("cancelled", range(4))
+async def test_cancelling_any_one_of_four_batched_requests_leaves_three_answered(bench: Bench, cancelled: int) -> None:
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+    calls = [bench.call(float(i)) for i in range(4)]
+    await bench.wait_until_queued(4)
+    calls[cancelled].cancel()
+    await bench.wait_until_queued(3)
+    for _ in range(2):
+        bench.go_on.release()
+    check(await first, 0.0)
+    for i, call in enumerate(calls):
+        if i != cancelled:
+            check(await call, float(i))
+    assert bench.batches == [1, 3]
+
+
+async def test_an_expired_request_is_never_run(bench: Bench) -> None:
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await bench.call(1.0, timeout=0.05)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await bench.wait_until_queued(0)
+    for _ in range(2):
+        bench.go_on.release()
+    check(await first, 0.0)
+    check(await bench.call(2.0), 2.0)
+    assert bench.batches == [1, 1]
+
+
+async def test_the_clients_queue_timeout_is_told_as_a_deadline(bench: Bench) -> None:
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+    request = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[Bench.row(1.0).tobytes()])
+    request.inputs.add(name="input", datatype="FP32", shape=[1, 4])
+    request.parameters["timeout"].int64_param = 1  # microsecond
+    late = bench.stub.ModelInfer(request, timeout=TIMEOUT_S)
+    await bench.wait_until_queued(1)
+    bench.go_on.release()
+    check(await first, 0.0)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await late
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "in the queue" in (caught.value.details() or "")
+    assert bench.batches == [1]
+
+
+async def test_a_full_queue_refuses_at_once(bench: Bench) -> None:
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+    calls = [bench.call(float(i)) for i in range(4)]
+    await bench.wait_until_queued(4)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await bench.call(9.0)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "1 rows arrived with 4 waiting; the queue holds 4" in (caught.value.details() or "")
+    assert bench.batches == [1]  # the batch still runs: nobody waited for it
+    for _ in range(2):
+        bench.go_on.release()
+    check(await first, 0.0)
+    for i, call in enumerate(calls):
+        check(await call, float(i))
+
+
+async def test_before_the_model_is_loaded_the_answer_is_unavailable(tiny_directory: Path) -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handlers(InferenceServicer(Metrics(), 4, None)),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        assert (await stub.ServerLive(oip.ServerLiveRequest())).live
+        assert not (await stub.ServerReady(oip.ServerReadyRequest())).ready
+        assert not (await stub.ModelReady(oip.ModelReadyRequest(name="tiny"))).ready
+        for call in (
+            stub.ModelInfer(oip.ModelInferRequest(model_name="tiny")),
+            stub.ModelMetadata(oip.ModelMetadataRequest(name="tiny")),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    await server.stop(None)

@@ -1,0 +1,52 @@
+"""Raw and typed contents of every datatype that a graph may take give the same rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protos import open_inference_grpc_pb2 as oip
+from protos.graph import DATATYPES
+from serving import ensemble as ensembles
+from serving.device import CPU
+from serving.ensemble import Ensemble
+from serving.errors import InvalidRequest
+from serving.metrics import Metrics
+from serving.request import _CONTENTS, parse
+from tests import tiny_ensemble
+
+
+def load(directory: Path, datatype: str) -> Ensemble:
+    tiny_ensemble.write(directory / datatype, datatype=datatype)
+    return ensembles.load(directory / datatype, CPU, 1, Metrics())
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_both_forms_give_the_same_rows(tmp_path: Path, datatype: str) -> None:
+    ensemble = load(tmp_path, datatype)
+    values = np.array([[0, 1, 1, 0], [1, 0, 1, 1]]).astype(DATATYPES[datatype])
+    raw = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[values.tobytes()])
+    raw.inputs.add(name="input", datatype=datatype, shape=[2, 4])
+    parsed = parse(raw, ensemble, 8, None).inputs
+    assert parsed.dtype == DATATYPES[datatype]
+    np.testing.assert_array_equal(parsed, values)
+
+    typed = oip.ModelInferRequest(model_name="tiny")
+    tensor = typed.inputs.add(name="input", datatype=datatype, shape=[2, 4])
+    if datatype == "FP16":
+        with pytest.raises(InvalidRequest, match="FP16 without raw contents"):
+            parse(typed, ensemble, 8, None)
+        return
+    getattr(tensor.contents, _CONTENTS[datatype]).extend(values.ravel().tolist())
+    parsed = parse(typed, ensemble, 8, None).inputs
+    assert parsed.dtype == DATATYPES[datatype]
+    np.testing.assert_array_equal(parsed, values)
+
+
+@pytest.mark.parametrize("value", [256, 2**32 - 1])
+def test_a_typed_value_beyond_its_datatype_is_refused(tmp_path: Path, value: int) -> None:
+    request = oip.ModelInferRequest(model_name="tiny")
+    tensor = request.inputs.add(name="input", datatype="UINT8", shape=[1, 4])
+    tensor.contents.uint_contents.extend([0, 1, 2, value])
+    with pytest.raises(InvalidRequest, match=f"holds 0 to {value}; UINT8 is 0 to 255"):
+        parse(request, load(tmp_path, "UINT8"), 8, None)

@@ -1,0 +1,103 @@
+"""The whole run, small: what it writes, that it repeats bit for bit, and what its directories weigh."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from protos.validate import validate
+from tests.conftest import SMALL
+from trainer import data, pipeline
+from trainer.config import DataConfig, override
+from trainer.pipeline import Outcome
+from trainer.progress import Progress
+from trainer.recipes import RECIPES
+
+QUIET = Progress(Console(quiet=True))
+
+
+def hashes(directory: Path) -> list[str]:
+    stored = validate(directory).manifest
+    return [file.sha256 for file in (stored.graph, *(e.file for e in (*stored.weight_sets, *stored.statistics)))]
+
+
+def test_equal_seeds_give_equal_bytes_and_another_seed_other_weights(small_run: Outcome, tmp_path: Path) -> None:
+    again = pipeline.run(override(RECIPES["digits"](0), SMALL), tmp_path / "again", QUIET)
+    other = pipeline.run(override(RECIPES["digits"](1), SMALL), tmp_path / "other", QUIET)
+    for ensemble in ("fge", "curve"):
+        first = hashes(getattr(small_run, ensemble))
+        assert hashes(getattr(again, ensemble)) == first
+        assert not set(hashes(getattr(other, ensemble))) & set(first)
+    temperatures = [m.temperature for m in validate(small_run.curve).manifest.members]
+    assert [m.temperature for m in validate(again.curve).manifest.members] == temperatures
+    assert again.results.rows == small_run.results.rows
+
+
+def test_one_stages_settings_do_not_move_anothers_random_numbers(small_run: Outcome, tmp_path: Path) -> None:
+    config = override(RECIPES["digits"](0), [*SMALL, "fge.alpha_1=0.4"])
+    changed = pipeline.run(config, tmp_path / "changed", QUIET)
+    assert hashes(changed.curve) == hashes(small_run.curve)
+    assert hashes(changed.fge) != hashes(small_run.fge)
+
+
+def test_the_manifest_says_where_everything_comes_from(small_run: Outcome) -> None:
+    described = validate(small_run.fge).manifest
+    provenance = described.provenance
+    assert provenance.config["fge"]["cycle_epochs"] == 2
+    assert list(provenance.seeds) == [0]
+    assert provenance.dataset.name == "digits"
+    assert dict(provenance.dataset.rows) == {"train": 300, "calibration": 300, "test": 1197}
+    assert provenance.library_versions["torch"] == torch.__version__.split("+")[0]
+    assert [m.id for m in described.members] == ["fge-0-0", "fge-0-1", "fge-0-2"]
+    assert [m.fge_snapshot.epoch for m in described.members] == [1.0, 3.0, 5.0]
+    predictors = [(m.predictor, m.split, m.rows) for m in described.metrics]
+    assert predictors == [
+        (name, split, rows)
+        for name in ("ensemble", "single", "endpoint-pair")
+        for split, rows in (("calibration", 300), ("test", 1197))
+    ]
+    assert [m.split for member in described.members for m in member.metrics] == ["calibration"] * 3
+
+
+def test_the_curve_stores_its_control_points_and_its_ends_are_the_endpoints(small_run: Outcome) -> None:
+    stored = validate(small_run.curve)
+    assert list(stored.weight_sets) == ["endpoint-0", "bend-1", "endpoint-1"]
+    assert [m.curve_point.t for m in stored.manifest.members] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    for member_index, weight_set in ((0, "endpoint-0"), (-1, "endpoint-1")):
+        tensors = stored.tensors(stored.manifest.members[member_index])
+        for name, tensor in stored.weight_sets[weight_set].items():
+            np.testing.assert_array_equal(tensors[name], tensor)
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(small_run: Outcome) -> None:
+    page = small_run.report.read_text()
+    assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', page)) == 5
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for row in small_run.results.rows:
+        assert f"<td>{row.predictor}</td><td>{row.members}</td>" in page
+        assert f"{row.quality.nll:.4f}" in page
+    results = json.loads(small_run.results_file.read_text())
+    assert [row["predictor"] for row in results["rows"]] == ["single network", "endpoint pair", "FGE", "curve"]
+    trace = results["fge"]
+    snapshots = [i for i in trace["iteration"] if i % trace["cycle_iterations"] == trace["cycle_iterations"] // 2]
+    assert snapshots == [6, 18, 30]
+
+
+def test_the_test_file_holds_what_the_split_does(small_run: Outcome) -> None:
+    test = data.load(DataConfig()).test
+    with np.load(small_run.test_file, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["inputs"], test.inputs.numpy())
+        np.testing.assert_array_equal(file["targets"], test.targets.numpy())
+
+
+@pytest.mark.parametrize(("kind", "bends"), [("polygonal-chain", 1), ("bezier", 3), ("polygonal-chain", 2)])
+def test_every_curve_trains_exports_and_loads(tmp_path: Path, kind: str, bends: int) -> None:
+    config = override(RECIPES["digits"](0), [*SMALL, f"curve.kind={kind}", f"curve.bends={bends}", "curve.epochs=2"])
+    outcome = pipeline.run(config, tmp_path / "run", QUIET)
+    stored = validate(outcome.curve)
+    assert len(stored.weight_sets) == bends + 2
+    assert {m.curve_point.bends for m in stored.manifest.members} == {bends}
