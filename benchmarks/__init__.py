@@ -1,0 +1,1 @@
+"""Measurements behind every number that the documentation states. README.md has the results."""
