@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from trainer import atomic_file, batchnorm, connect, evaluate, export, fge, manifest, member, report, results, train
@@ -119,6 +120,8 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
         results=found,
     )
     atomic_file.write_bytes(outcome.test_file, _npz(splits))
+    if picture := _picture(splits):
+        atomic_file.write_bytes(out / "example.png", picture)
     atomic_file.write_bytes(outcome.results_file, json.dumps(found.to_dict(), indent=1).encode())
     report.write(found, manifest.library_versions(), manifest.git_commit(), outcome.report)
     return outcome
@@ -160,6 +163,17 @@ class Clock:
         start = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - start
+
+
+def _picture(splits: Splits) -> bytes | None:
+    """The first test row as a PNG, to ask a server with; None if the rows are no pictures."""
+    pixels = splits.test.inputs[0]
+    if pixels.dtype != torch.uint8 or pixels.dim() != 3 or pixels.shape[0] not in (1, 3):
+        return None
+    array = pixels.permute(1, 2, 0).numpy()
+    buffer = BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _npz(splits: Splits) -> bytes:
