@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from protos.ensemble_pb2 import BEZIER, POLYGONAL_CHAIN, Curve
 
+MAX_BENDS = 100  # far beyond any use; binomial coefficients of a thousand overflow
+
 
 def bezier(bends: int, t: float) -> list[float]:
     """Bernstein polynomials: c_k(t) = C(n+1, k) · t^k · (1 − t)^(n+1−k). Appendix A.1.
 
-    bends: n ≥ 0, the trained control points; 0 gives the straight segment. t: in [0, 1].
+    bends: 0 to MAX_BENDS, the trained control points; 0 gives the straight segment. t: in [0, 1].
     Returns n + 2 coefficients that sum to 1. Raises ValueError outside those ranges.
     """
     _check(bends, t)
@@ -42,7 +44,7 @@ CURVES: dict[Curve, Callable[[int, float], list[float]]] = {BEZIER: bezier, POLY
 
 
 def _check(bends: int, t: float) -> None:
-    if bends < 0:
-        raise ValueError(f"bends is {bends}; expected 0 or more")
+    if not 0 <= bends <= MAX_BENDS:
+        raise ValueError(f"bends is {bends}; expected 0 to {MAX_BENDS}")
     if not 0.0 <= t <= 1.0:
         raise ValueError(f"t is {t}; expected a number in [0, 1]")

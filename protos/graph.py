@@ -4,7 +4,7 @@ Replacement happens in the model's own bytes, before any runtime sees them: a ru
 beside a model may already have folded the old ones into something else.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,26 +48,27 @@ class Graph:
             self.model = onnx.load_model_from_string(data)
         except Exception as error:  # protobuf's own DecodeError class differs between its implementations
             raise ValueError(f"not an ONNX model: {error}") from None
-        # Before the checker, which would follow the path.
-        for tensor in _all_tensors(self.model):
-            if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-                raise ValueError(f"tensor '{tensor.name}' lies in another file; the graph must hold all of its data")
+        # Before the checker, which would follow the path of external data.
+        _refuse_what_could_reach_out(self.model)
         try:
             onnx.checker.check_model(self.model)
-        except onnx.checker.ValidationError as error:
-            raise ValueError(f"not a well-formed ONNX model: {str(error).splitlines()[0]}") from None
+        except Exception as error:
+            first_line = str(error).partition("\n")[0]
+            raise ValueError(f"not a well-formed ONNX model: {first_line}") from None
         self.initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        self.inputs = {
-            value.name: _tensor_type(value) for value in self.model.graph.input if value.name not in self.initializers
-        }
+        values = (*self.model.graph.input, *self.model.graph.output)
+        if shared := sorted({value.name for value in values} & self.initializers.keys()):
+            raise ValueError(f"'{shared[0]}' is an initializer and an input or output; expected one of them")
+        self.inputs = {value.name: _tensor_type(value) for value in self.model.graph.input}
         self.outputs = {value.name: _tensor_type(value) for value in self.model.graph.output}
+        self._types = {
+            name: TensorType(_dtype(tensor.data_type, name), tuple(tensor.dims))
+            for name, tensor in self.initializers.items()
+        }
 
     def tensor_type(self, name: str) -> TensorType | None:
         """Of an initializer; None if the graph has none of that name."""
-        tensor = self.initializers.get(name)
-        if tensor is None:
-            return None
-        return TensorType(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(tensor.dims))
+        return self._types.get(name)
 
     def with_tensors(self, tensors: Mapping[str, NDArray[np.generic]]) -> onnx.ModelProto:
         """A copy of the model with these initializers' values; names, types and shapes must be the graph's."""
@@ -79,31 +80,45 @@ class Graph:
         return model
 
 
-def _all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of the model: initializers, attributes of nodes, those of subgraphs and functions."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
+def _refuse_what_could_reach_out(model: onnx.ModelProto) -> None:
+    """Raises ValueError for tensors in other files, foreign operators, and parts where either could hide."""
+    if model.functions or model.training_info:
+        raise ValueError("the model has local functions or training information; expected a plain graph")
+    for operators in model.opset_import:
+        if operators.domain not in ("", "ai.onnx"):
+            raise ValueError(f"the model uses operators of '{operators.domain}'; expected ONNX's own")
+    for tensor in _graph_tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ValueError(f"tensor '{tensor.name}' lies in another file; the graph must hold all of its data")
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Every tensor: initializers, attributes of nodes, those of subgraphs."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
+    for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _graph_tensors(graph)
+            for subgraph in (attribute.g, *attribute.graphs):
+                yield from _graph_tensors(subgraph)
 
 
 def _tensor_type(value: onnx.ValueInfoProto) -> TensorType:
+    """Raises ValueError for what is no tensor."""
+    if not value.type.HasField("tensor_type"):
+        raise ValueError(f"'{value.name}' is no tensor")
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
-    return TensorType(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)
+    if any(axis.HasField("dim_value") and axis.dim_value < 1 for axis in tensor.shape.dim):
+        raise ValueError(f"'{value.name}' has shape {list(shape)}; expected axes of 1 or more")
+    return TensorType(_dtype(tensor.elem_type, value.name), shape)
+
+
+def _dtype(element_type: int, name: str) -> np.dtype:
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(element_type))
+    except (KeyError, TypeError):
+        raise ValueError(f"'{name}' has elements of unknown type {element_type}") from None

@@ -4,10 +4,12 @@ An interruption at any moment leaves a folder whose name begins with a dot and t
 of an ensemble under its own name.
 """
 
+import ctypes
 import hashlib
+import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -32,15 +34,17 @@ def write(
     manifest: complete but for the format version and the lists of files, which are filled in here.
     weight_sets, statistics: tensors by id.
     approve: looks at what a reader would get, and raises to stop before the directory gets its name.
-    Raises InvalidEnsemble, with nothing changed, if the result would not load.
+    Raises InvalidEnsemble if the result would not load, FileExistsError if something else than an ensemble is there;
+    then nothing has changed.
     """
     manifest = _copy(manifest)
     manifest.format_version = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
     directory = directory.absolute()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.new-", dir=directory.parent))
+    check_replaceable(directory)
+    staging = directory.with_name(f".{directory.name}.new-{secrets.token_hex(4)}")
+    staging.mkdir()
     try:
-        staging.chmod(0o755)  # mkdtemp's 0700 would shut out a server that runs as another user
         manifest.graph.CopyFrom(_write(staging, "graph.onnx", graph))
         for entries, folder, tensor_sets in (
             (manifest.weight_sets, "weights", weight_sets),
@@ -77,18 +81,28 @@ def _write(directory: Path, path: str, data: bytes) -> File:
     return File(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
+def check_replaceable(directory: Path) -> None:
+    """Raises FileExistsError if anything is there but an ensemble directory: its owner may want to keep it."""
+    if os.path.lexists(directory) and (directory.is_symlink() or not (directory / MANIFEST).is_file()):
+        raise FileExistsError(
+            f"'{directory}' is there and is no ensemble directory; expected nothing, or one to replace"
+        )
+
+
 def _move(staging: Path, directory: Path) -> None:
-    """A folder that holds something cannot be renamed over, so the old one first steps aside."""
+    """Gives the directory its name; at every moment that name is the old ensemble or the new one."""
     if not directory.exists():
         staging.rename(directory)
+    elif _exchange(staging, directory):
+        shutil.rmtree(staging, ignore_errors=True)  # the old one now
     else:
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old-", dir=directory.parent))
-        old = directory.rename(aside / directory.name)
+        # Not every file system can exchange. A folder that holds something cannot be renamed over: it steps aside.
+        aside = directory.with_name(f".{directory.name}.old-{secrets.token_hex(4)}")
+        directory.rename(aside)
         try:
             staging.rename(directory)
         except BaseException:
-            old.rename(directory)
-            aside.rmdir()
+            aside.rename(directory)
             raise
         shutil.rmtree(aside, ignore_errors=True)
     parent = os.open(directory.parent, os.O_RDONLY)
@@ -98,6 +112,20 @@ def _move(staging: Path, directory: Path) -> None:
         os.close(parent)
 
 
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two names in one step (Linux's renameat2); False where that cannot be done."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_fdcwd, rename_exchange = -100, 2
+    return bool(renameat2(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), rename_exchange) == 0)
+
+
 def _to_json(manifest: EnsembleManifest) -> str:
-    """Canonical protobuf JSON, zeros and empty strings written out: a person reads it, or a stranger's parser."""
-    return json_format.MessageToJson(manifest, always_print_fields_with_no_presence=True) + "\n"
+    """Protobuf JSON, zeros and empty strings written out: a person reads it, or a stranger's parser."""
+    document = json_format.MessageToDict(manifest, always_print_fields_with_no_presence=True)
+    # The order of protobuf's maps changes from process to process; they are all in the provenance.
+    if "provenance" in document:
+        document["provenance"] = json.loads(json.dumps(document["provenance"], sort_keys=True))
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -4,6 +4,7 @@ Nothing in a directory is trusted before: every file is opened without following
 those very bytes are parsed. docs/manifest.md states the rules; each has its `Violation` here and its test.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -13,13 +14,14 @@ import stat
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from google.protobuf import json_format
 
-from protos.curve import CURVES
+from protos.curve import CURVES, MAX_BENDS
 from protos.ensemble_pb2 import CLASSIFICATION, EnsembleManifest, File, Member, Metrics, TensorSet
 from protos.graph import DATATYPES, Graph, TensorType
 from protos.stored_ensemble import StoredEnsemble, Tensors
@@ -29,7 +31,12 @@ FORMAT_MAJOR, FORMAT_MINOR = 1, 0
 MAX_MANIFEST_BYTES = 64 * 2**20
 COEFFICIENT_TOLERANCE = 1e-6
 
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_COEFFICIENT = 1e3
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 1000  # beyond, quotients of finite logits overflow
+MAX_ROW_BYTES = 2**30
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+IDENTIFIER_RULE = "1 to 128 letters, digits, '.', '_' or '-', a letter or digit first"
 
 
 class Violation(StrEnum):
@@ -54,6 +61,7 @@ class Violation(StrEnum):
     DUPLICATE_PATH = "duplicate-path"
     SYMLINK = "symlink"
     MISSING_FILE = "missing-file"
+    UNREADABLE = "unreadable"
     EXTRA_FILE = "extra-file"
     WRONG_SIZE = "wrong-size"
     WRONG_HASH = "wrong-hash"
@@ -93,12 +101,9 @@ def validate(directory: Path) -> StoredEnsemble:
 
 
 def _parse(directory: Path) -> EnsembleManifest:
+    data = _read_bytes(directory, MANIFEST)
     try:
-        data = _read_bytes(directory, MANIFEST, MAX_MANIFEST_BYTES)
-    except FileNotFoundError:
-        raise InvalidEnsemble(Violation.NO_MANIFEST, f"'{directory}' holds no {MANIFEST}") from None
-    try:
-        document = json.loads(data)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST} is not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -106,7 +111,7 @@ def _parse(directory: Path) -> EnsembleManifest:
         raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST} holds a {kind}; expected an object")
 
     # The version comes first: what another major calls its fields is not ours to judge.
-    version = document.get("formatVersion", document.get("format_version"))
+    version = document.get("formatVersion")
     parts = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", version) if isinstance(version, str) else None
     if parts is None:
         message = f"formatVersion is {version!r}; expected 'MAJOR.MINOR'"
@@ -117,8 +122,16 @@ def _parse(directory: Path) -> EnsembleManifest:
         raise InvalidEnsemble(Violation.UNKNOWN_MAJOR_VERSION, message)
     try:
         return json_format.ParseDict(document, EnsembleManifest(), ignore_unknown_fields=minor > FORMAT_MINOR)
-    except (json_format.ParseError, RecursionError) as error:
+    except (json_format.ParseError, RecursionError, OverflowError) as error:
         raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST}: {error}") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a repeated key parsers keep the first or the last; ours and another's must not read two ensembles."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key is repeated")
+    return document
 
 
 def _check_manifest(manifest: EnsembleManifest) -> None:
@@ -130,9 +143,17 @@ def _check_manifest(manifest: EnsembleManifest) -> None:
     if len(manifest.class_labels) < 2:
         count = len(manifest.class_labels)
         raise InvalidEnsemble(Violation.BAD_LABELS, f"there are {count} class labels; expected one a class, 2 or more")
+    for label in manifest.class_labels:
+        if not label.isprintable() or not label:
+            raise InvalidEnsemble(Violation.BAD_LABELS, f"a class label is {label!r}; expected printable text")
     _check_unique(manifest.class_labels, "class label", Violation.BAD_LABELS)
     if manifest.input.datatype not in DATATYPES:
         message = f"the input's datatype is '{manifest.input.datatype}'; expected one of {', '.join(DATATYPES)}"
+        raise InvalidEnsemble(Violation.WRONG_INPUT, message)
+    row_bytes = math.prod(manifest.input.shape) * DATATYPES[manifest.input.datatype].itemsize
+    if min(manifest.input.shape, default=1) < 1 or row_bytes > MAX_ROW_BYTES:
+        shape = list(manifest.input.shape)
+        message = f"the input's shape is {shape}; expected axes of 1 or more, and a row of 1 GiB at most"
         raise InvalidEnsemble(Violation.WRONG_INPUT, message)
 
     if not manifest.members:
@@ -172,7 +193,10 @@ def _check_terms(member: Member, weight_sets: set[str]) -> None:
         message = f"member '{member.id}' names a weight set twice; expected one term a weight set"
         raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
     coefficients = [term.coefficient for term in member.terms]
-    total = math.fsum(coefficients) if all(map(math.isfinite, coefficients)) else math.nan
+    if not all(abs(coefficient) <= MAX_COEFFICIENT for coefficient in coefficients):
+        message = f"member '{member.id}' has coefficients {coefficients}; expected {MAX_COEFFICIENT:g} in size at most"
+        raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
+    total = math.fsum(coefficients)
     if not abs(total - 1.0) <= COEFFICIENT_TOLERANCE:
         message = f"the coefficients of member '{member.id}' sum to {total}; expected 1"
         raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
@@ -190,6 +214,9 @@ def _check_terms(member: Member, weight_sets: set[str]) -> None:
                 f"a curve of {point.bends} bends has {point.bends + 2} control points"
             )
             raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
+        if point.bends > MAX_BENDS:
+            message = f"member '{member.id}' lies on a curve of {point.bends} bends; expected {MAX_BENDS} at most"
+            raise InvalidEnsemble(Violation.BAD_COEFFICIENTS, message)
         expected = CURVES[point.curve](point.bends, point.t)
         if max(abs(a - b) for a, b in zip(coefficients, expected, strict=True)) > COEFFICIENT_TOLERANCE:
             message = f"member '{member.id}' has coefficients {coefficients}; its curve at t = {point.t} has {expected}"
@@ -201,8 +228,8 @@ def _check_terms(member: Member, weight_sets: set[str]) -> None:
 
 
 def _check_temperature(temperature: float, owner: str) -> None:
-    if not (math.isfinite(temperature) and temperature > 0.0):
-        message = f"the temperature of {owner} is {temperature}; expected a finite number above 0"
+    if not LEAST_TEMPERATURE <= temperature <= GREATEST_TEMPERATURE:
+        message = f"the temperature of {owner} is {temperature}; expected {LEAST_TEMPERATURE} to {GREATEST_TEMPERATURE}"
         raise InvalidEnsemble(Violation.BAD_TEMPERATURE, message)
 
 
@@ -215,16 +242,15 @@ def _check_metrics(metrics: Iterable[Metrics], owner: str) -> None:
 
 
 def _check_identifier(value: str, what: str) -> None:
-    if not _IDENTIFIER.fullmatch(value):
-        message = f"{what} is '{value}'; expected 1 to 128 letters, digits, '.', '_' or '-', a letter or digit first"
-        raise InvalidEnsemble(Violation.BAD_NAME, message)
+    if not IDENTIFIER.fullmatch(value):
+        raise InvalidEnsemble(Violation.BAD_NAME, f"{what} is {value!r}; expected {IDENTIFIER_RULE}")
 
 
 def _check_unique(values: Sequence[str], what: str, violation: Violation) -> None:
     seen: set[str] = set()
     for value in values:
         if value in seen:
-            raise InvalidEnsemble(violation, f"{what} '{value}' is listed twice")
+            raise InvalidEnsemble(violation, f"{what} {value!r} is listed twice")
         seen.add(value)
 
 
@@ -233,11 +259,11 @@ def _check_paths(files: Iterable[File]) -> None:
     for path in paths:
         parts = path.split("/")
         if path.startswith("/"):
-            raise InvalidEnsemble(Violation.ABSOLUTE_PATH, f"'{path}' is absolute; expected a path in the directory")
+            raise InvalidEnsemble(Violation.ABSOLUTE_PATH, f"{path!r} is absolute; expected a path in the directory")
         if ".." in parts:
-            raise InvalidEnsemble(Violation.ESCAPING_PATH, f"'{path}' contains '..'; expected a path in the directory")
-        if not all(_IDENTIFIER.fullmatch(part) for part in parts) or path == MANIFEST:
-            message = f"'{path}': expected parts of letters, digits, '.', '_' or '-', separated by '/'"
+            raise InvalidEnsemble(Violation.ESCAPING_PATH, f"{path!r} contains '..'; expected a path in the directory")
+        if not all(IDENTIFIER.fullmatch(part) for part in parts) or path == MANIFEST:
+            message = f"{path!r}: expected parts of letters, digits, '.', '_' or '-', separated by '/'"
             raise InvalidEnsemble(Violation.BAD_PATH, message)
     _check_unique(paths, "file", Violation.DUPLICATE_PATH)
 
@@ -245,7 +271,12 @@ def _check_paths(files: Iterable[File]) -> None:
 def _check_listing(directory: Path, listed: set[str]) -> None:
     """Exactly the listed files, the manifest, and no links anywhere."""
     found = set()
-    for root, folders, names in os.walk(directory):
+
+    def unreadable(error: OSError) -> None:
+        relative = Path(error.filename).relative_to(directory).as_posix()
+        raise InvalidEnsemble(Violation.UNREADABLE, f"'{relative}' cannot be read: {error.strerror}") from error
+
+    for root, folders, names in os.walk(directory, onerror=unreadable):
         for name in (*folders, *names):
             path = Path(root, name)
             relative = path.relative_to(directory).as_posix()
@@ -261,31 +292,38 @@ def _check_listing(directory: Path, listed: set[str]) -> None:
 
 def _read(directory: Path, file: File) -> bytes:
     """The file's verified bytes: what is hashed is what is returned, so a later change on disk changes nothing."""
-    data = _read_bytes(directory, file.path, file.size_bytes)
-    if len(data) != file.size_bytes:
-        message = f"'{file.path}' has {len(data)} bytes; the manifest says {file.size_bytes}"
-        raise InvalidEnsemble(Violation.WRONG_SIZE, message)
+    data = _read_bytes(directory, file.path, expected_bytes=file.size_bytes)
     if (digest := hashlib.sha256(data).hexdigest()) != file.sha256:
         message = f"'{file.path}' has SHA-256 {digest}; the manifest says {file.sha256}"
         raise InvalidEnsemble(Violation.WRONG_HASH, message)
     return data
 
 
-def _read_bytes(directory: Path, path: str, max_bytes: int) -> bytes:
+def _read_bytes(directory: Path, path: str, expected_bytes: int | None = None) -> bytes:
+    """A plain file's bytes; the size is compared before anything is read. None: the manifest, up to its limit."""
     try:
         descriptor = os.open(directory / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         if (directory / path).is_symlink():
             raise InvalidEnsemble(Violation.SYMLINK, f"'{path}' is a symbolic link; expected a plain file") from error
-        raise
+        if error.errno == errno.ENXIO:  # a socket
+            raise InvalidEnsemble(Violation.BAD_PATH, f"'{path}' is not a plain file") from error
+        if error.errno == errno.ENOENT:
+            violation = Violation.NO_MANIFEST if path == MANIFEST else Violation.MISSING_FILE
+            raise InvalidEnsemble(violation, f"'{directory}' holds no {path}") from error
+        raise InvalidEnsemble(Violation.UNREADABLE, f"'{path}' cannot be read: {error.strerror}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise InvalidEnsemble(Violation.BAD_PATH, f"'{path}' is not a plain file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidEnsemble(Violation.BAD_PATH, f"'{path}' is not a plain file")
-        if status.st_size > max_bytes:
-            message = f"'{path}' has {status.st_size} bytes; expected {max_bytes}"
+        if expected_bytes is None and status.st_size > MAX_MANIFEST_BYTES:
+            message = f"'{path}' has {status.st_size} bytes; expected {MAX_MANIFEST_BYTES} at most"
             raise InvalidEnsemble(Violation.WRONG_SIZE, message)
-        return file.read(max_bytes)
+        if expected_bytes is not None and status.st_size != expected_bytes:
+            message = f"'{path}' has {status.st_size} bytes; the manifest says {expected_bytes}"
+            raise InvalidEnsemble(Violation.WRONG_SIZE, message)
+        return file.read(status.st_size)
 
 
 def _check_graph(data: bytes, manifest: EnsembleManifest) -> Graph:
@@ -328,6 +366,9 @@ def _tensors(directory: Path, entry: TensorSet, graph: Graph) -> Tensors:
         if tensor.shape != expected.shape:
             message = f"'{name}' in '{path}' is {list(tensor.shape)}; the graph says {list(expected.shape)}"
             raise InvalidEnsemble(Violation.WRONG_SHAPE, message)
+        if tensor.dtype.kind != "f":
+            message = f"'{name}' in '{path}' is {tensor.dtype}; expected a floating-point type"
+            raise InvalidEnsemble(Violation.WRONG_DTYPE, message)
         if tensor.dtype != expected.dtype:
             message = f"'{name}' in '{path}' is {tensor.dtype}; the graph says {expected.dtype}"
             raise InvalidEnsemble(Violation.WRONG_DTYPE, message)

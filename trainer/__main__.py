@@ -16,7 +16,7 @@ from trainer.pipeline import Outcome
 from trainer.progress import Progress
 from trainer.recipes import RECIPES
 
-OUT = Console(highlight=False)
+OUT = Console(highlight=False, markup=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def _describe(stored: StoredEnsemble) -> None:
     manifest = stored.manifest
     shape = ", ".join(map(str, manifest.input.shape))
     OUT.print(f"model        {manifest.name}, version {manifest.version}")
-    OUT.print(f"input        {manifest.input.name} {manifest.input.datatype} [B, {shape}]", markup=False)
+    OUT.print(f"input        {manifest.input.name} {manifest.input.datatype} [B, {shape}]")
     OUT.print(f"classes      {len(manifest.class_labels)}")
     OUT.print(f"members      {len(manifest.members)}, from {len(manifest.weight_sets)} weight sets")
     OUT.print(f"temperature  {manifest.temperature:.4f}")

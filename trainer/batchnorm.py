@@ -5,9 +5,10 @@ exactly, each weighed by its count; nothing is augmented, dropout is off, and on
 """
 
 from collections import defaultdict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.data import Split
@@ -18,9 +19,10 @@ BATCH_ROWS = 1000  # large, since deeper layers see inputs normalised by each ba
 
 @torch.no_grad()
 def recalibrate(network: Network, weights: Tensor, split: Split) -> Statistics:
-    """The statistics of `weights` [P] over the split; other floating-point buffers as the module has them.
+    """The statistics of `weights` [P] over the split; buffers of other layers, and of unused ones, as the module's.
 
-    The variance is the unbiased one, as in a training step on all rows at once.
+    A layer that runs several times in a pass gets the statistics of all its calls together. The variance is the
+    unbiased one.
     """
     statistics = network.initial_statistics()
     layers = {
@@ -31,28 +33,23 @@ def recalibrate(network: Network, weights: Tensor, split: Split) -> Statistics:
     if not layers:
         return statistics
 
-    counts: dict[str, int] = {}
-    hooks = [layer.register_forward_pre_hook(_Count(name, counts)) for name, layer in layers.items()]
-    momenta = {name: layer.momentum for name, layer in layers.items()}
-    modes = {module: module.training for module in network.module.modules()}
     pooled: dict[str, _Pool] = defaultdict(_Pool)
+    momenta = {name: layer.momentum for name, layer in layers.items()}
+    hooks = [
+        layer.register_forward_hook(_pool_into(pooled, name), with_kwargs=True) for name, layer in layers.items()
+    ]  # fmt: skip
     try:
-        network.module.eval()
-        for layer in layers.values():
-            layer.train()
-            layer.momentum = 1.0  # the buffers then hold exactly the last batch's statistics
-        for inputs in split.inputs.split(BATCH_ROWS):
-            network.logits(weights, statistics, inputs)
-            for name in layers:
-                mean, variance = statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
-                pooled[name].add(counts[name], mean.double(), variance.double())
+        with network.evaluating():
+            for layer in layers.values():
+                layer.train()
+                layer.momentum = 1.0  # the buffers then hold exactly the last batch's statistics
+            for inputs in torch.tensor_split(split.inputs, -(-len(split) // BATCH_ROWS)):
+                network.logits(weights, statistics, inputs)
     finally:
         for hook in hooks:
             hook.remove()
         for name, layer in layers.items():
             layer.momentum = momenta[name]
-        for module, mode in modes.items():
-            module.training = mode
 
     for name, pool in pooled.items():
         statistics[f"{name}.running_mean"].copy_(pool.mean)
@@ -60,15 +57,17 @@ def recalibrate(network: Network, weights: Tensor, split: Split) -> Statistics:
     return statistics
 
 
-class _Count:
-    """A hook: how many values of each channel a layer sees."""
+def _pool_into(pooled: "dict[str, _Pool]", name: str) -> Any:
+    """A forward hook: adds what the layer has just seen."""
 
-    def __init__(self, name: str, counts: dict[str, int]) -> None:
-        self.name, self.counts = name, counts
+    def hook(layer: _BatchNorm, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        inputs = arguments[0] if arguments else named["input"]
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        count = inputs.numel() // inputs.shape[1]
+        pooled[name].add(count, layer.running_mean.double(), layer.running_var.double())
 
-    def __call__(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        (inputs,) = arguments
-        self.counts[self.name] = inputs.numel() // inputs.shape[1]
+    return hook
 
 
 class _Pool:

@@ -10,7 +10,11 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from protos.curve import MAX_BENDS
+from protos.validate import IDENTIFIER, IDENTIFIER_RULE
 from trainer.errors import InvalidConfig
+
+GREATEST = 1e9  # of any setting: a typing error, or infinity
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _at_least("data.train_rows", self.train_rows, 2)
         _at_least("data.calibration_rows", self.calibration_rows, 1)
+        _within("data.split_seed", self.split_seed, 0, 2**32, open_end=True)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class FgeConfig:
         _at_least("fge.cycle_epochs", self.cycle_epochs, 1)
         _at_least("fge.trace_every", self.trace_every, 1)
         _above("fge.alpha_2", self.alpha_2, 0.0)
+        _above("fge.alpha_1", self.alpha_1, 0.0)
         if not self.alpha_1 > self.alpha_2:
             raise InvalidConfig(f"fge.alpha_1 is {self.alpha_1}; expected more than alpha_2, {self.alpha_2}")
         if 2 * self.epochs < self.cycle_epochs:
@@ -94,7 +100,7 @@ class CurveConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("bezier", "polygonal-chain"):
             raise InvalidConfig(f"curve.kind is '{self.kind}'; expected 'bezier' or 'polygonal-chain'")
-        _at_least("curve.bends", self.bends, 1)
+        _within("curve.bends", self.bends, 1, MAX_BENDS, open_end=False)
         _at_least("curve.epochs", self.epochs, 1)
         _above("curve.learning_rate", self.learning_rate, 0.0)
         _at_least("curve.members", self.members, 2)
@@ -120,8 +126,11 @@ class Config:
     curve: CurveConfig = field(default_factory=CurveConfig)
 
     def __post_init__(self) -> None:
+        for field_name in ("name", "version"):
+            if not IDENTIFIER.fullmatch(value := getattr(self, field_name)):
+                raise InvalidConfig(f"{field_name} is {value!r}; expected {IDENTIFIER_RULE}")
         _within("seed", self.seed, 0, 2**63, open_end=True)
-        _at_least("threads", self.threads, 0)
+        _within("threads", self.threads, 0, 1024, open_end=False)
         _within("fge.start_epoch", self.fge.start_epoch, 1, self.endpoint.epochs, open_end=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,13 +185,13 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise InvalidConfig(f"{name} is {value}; expected {least} or more")
+    if not least <= value <= GREATEST:
+        raise InvalidConfig(f"{name} is {value}; expected {least} or more, up to {GREATEST:g}")
 
 
 def _above(name: str, value: float, bound: float) -> None:
-    if not value > bound:
-        raise InvalidConfig(f"{name} is {value}; expected more than {bound}")
+    if not bound < value <= GREATEST:
+        raise InvalidConfig(f"{name} is {value}; expected more than {bound}, up to {GREATEST:g}")
 
 
 def _within(name: str, value: float, low: float, high: float, *, open_end: bool) -> None:

@@ -40,7 +40,7 @@ def find_curve(
             set_rate(optimizer, step_down(i / iterations, config.learning_rate))
             optimizer.step()
             i += 1
-        stage.epoch(epoch + 1, check_finite(loss, "curve", epoch))
+        stage.epoch(epoch + 1, check_finite(loss, bends, "curve", epoch))
     return curve.detached()
 
 

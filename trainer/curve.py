@@ -40,8 +40,9 @@ class Curve:
             point.add_(control_point, alpha=coefficient)
         return point
 
-    def length(self, pieces: int = 1000) -> float:
-        """Arc length ∫ ‖φ'(t)‖ dt, as the sum over a fine polygonal chain."""
+    def length(self, pieces_a_bend: int = 1000) -> float:
+        """Arc length ∫ ‖φ'(t)‖ dt, as the sum over a fine polygonal chain that has the curve's own corners."""
+        pieces = pieces_a_bend * (self.bends + 1)
         # Σ_k Δc_k w_k: the Gram matrix gives every piece's length without forming it.
         points = torch.stack(list(self.control_points)).double()
         gram = points @ points.T

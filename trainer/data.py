@@ -69,6 +69,11 @@ def load(config: DataConfig) -> Splits:
             f"data.train_rows + data.calibration_rows is {wanted}; {config.source} has {len(targets)} rows, "
             f"of which the test needs {len(class_labels)} or more"
         )
+    for name in ("train_rows", "calibration_rows"):
+        if getattr(config, name) < len(class_labels):
+            raise InvalidConfig(
+                f"data.{name} is {getattr(config, name)}; expected {len(class_labels)}, one a class, or more"
+            )
     rows = np.arange(len(targets))
     rest, test = train_test_split(rows, train_size=wanted, stratify=targets, random_state=config.split_seed)
     train, calibration = train_test_split(

@@ -2,7 +2,9 @@
 
 UserError
 ├── InvalidConfig      a setting out of its range, or one that does not exist
-└── TrainingDiverged   the loss is not finite any more
+├── TrainingDiverged   the loss or the weights are not finite any more
+├── NotExportable      (export.py) the network cannot become a graph in which members replace each other
+└── OutputExists       (standalone.py, pipeline.py) something is there that we must not replace
 """
 
 
@@ -15,4 +17,8 @@ class InvalidConfig(UserError):
 
 
 class TrainingDiverged(UserError):
+    pass
+
+
+class OutputExists(UserError):
     pass

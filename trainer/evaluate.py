@@ -30,8 +30,8 @@ class Quality:
 @torch.no_grad()
 def logits(network: Network, weights: Tensor, statistics: Statistics, split: Split) -> Tensor:
     """[N, C] of every row of the split, in evaluation mode, in order."""
-    network.module.eval()
-    return torch.cat([network.logits(weights, statistics, inputs) for inputs in split.inputs.split(BATCH_ROWS)])
+    with network.evaluating():
+        return torch.cat([network.logits(weights, statistics, inputs) for inputs in split.inputs.split(BATCH_ROWS)])
 
 
 def quality(probs: Tensor, targets: Tensor) -> Quality:

@@ -26,8 +26,19 @@ Observer = Callable[[int, float, Tensor], None]
 class Snapshot:
     weights: Tensor  # [P]
     cycle: int  # 0 for the first
-    iteration: int  # from 1
     epoch: float  # since FGE began
+
+
+def cycle_iterations(split: Split, config: FgeConfig, sgd: SgdConfig) -> int:
+    """c. Raises InvalidConfig if it is odd: no iteration would fall on α2."""
+    epoch_iterations = split.batch_count(sgd.batch_size)
+    c = config.cycle_epochs * epoch_iterations
+    if c % 2:
+        raise InvalidConfig(
+            f"fge.cycle_epochs {config.cycle_epochs} of {epoch_iterations} iterations make a cycle of {c}; "
+            f"expected an even number"
+        )
+    return c
 
 
 def collect(
@@ -43,13 +54,7 @@ def collect(
 
     Momentum starts at zero. Raises InvalidConfig if a cycle has an odd number of iterations, TrainingDiverged.
     """
-    epoch_iterations = split.batch_count(sgd.batch_size)
-    c = config.cycle_epochs * epoch_iterations
-    if c % 2:
-        raise InvalidConfig(
-            f"fge.cycle_epochs {config.cycle_epochs} of {epoch_iterations} iterations make a cycle of {c}; "
-            f"expected an even number"
-        )
+    epoch_iterations, c = split.batch_count(sgd.batch_size), cycle_iterations(split, config, sgd)
     weights = start.clone()
     statistics = network.initial_statistics()
     optimizer = torch.optim.SGD([weights], lr=config.alpha_1, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
@@ -63,7 +68,7 @@ def collect(
             set_rate(optimizer, rate)
             optimizer.step()
             if i % c == c // 2:
-                snapshots.append(Snapshot(weights.detach().clone(), len(snapshots), i, i / epoch_iterations))
+                snapshots.append(Snapshot(weights.detach().clone(), len(snapshots), i / epoch_iterations))
             observe(i, rate, weights.detach())
-        stage.epoch(epoch + 1, check_finite(loss, "fge", epoch))
+        stage.epoch(epoch + 1, check_finite(loss, [weights], "fge", epoch))
     return snapshots

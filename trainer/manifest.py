@@ -15,6 +15,7 @@ from trainer.config import Config
 from trainer.data import Splits
 from trainer.member import Ensemble, Member
 from trainer.network import Network
+from trainer.temperature import temper
 
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "scikit-learn")
 
@@ -31,7 +32,7 @@ def write(
     """Writes the ensemble directory, and runs what was written against torch before it gets its name.
 
     baselines: what the ensemble should be compared with, by name; their quality goes into the manifest.
-    Raises ExportMismatch or InvalidEnsemble, with nothing changed on disk.
+    Raises NotExportable or InvalidEnsemble, with that directory unchanged.
     """
     weight_sets = {
         identifier: export.weight_tensors(network, graph, weights)
@@ -86,7 +87,7 @@ def _member(member: Member, splits: Splits, has_statistics: bool) -> ensemble_pb
             message.fge_snapshot.CopyFrom(member.origin)
         case CurvePoint():
             message.curve_point.CopyFrom(member.origin)
-    probs = (member.logits["calibration"].double() / member.temperature).softmax(-1)
+    probs = temper(member.logits["calibration"], member.temperature)
     quality = evaluate.quality(probs, splits.calibration.targets)
     message.metrics.append(quality.to_proto("member", "calibration"))
     return message
@@ -119,10 +120,19 @@ def library_versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """The checkout that this program runs from; empty if it does not run from one."""
-    folder = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # A copy that was installed inside somebody's repository is not part of it.
+    if not _git("ls-files", "--error-unmatch", Path(__file__).name):
+        return ""
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(*arguments: str) -> str:
+    """The output; empty if git is missing or fails."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            ["git", *arguments],  # noqa: S607
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

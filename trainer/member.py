@@ -24,7 +24,6 @@ class Member:
     id: str
     origin: Origin
     terms: dict[str, float]  # coefficient by the id of a weight set
-    weights: Tensor  # [P], their combination
     statistics: Statistics
     logits: dict[str, Tensor]  # [N, C] by split; everything below and in the report is computed from these
     temperature: float
@@ -59,7 +58,7 @@ def finish(
     statistics = batchnorm.recalibrate(network, weights, splits.train)
     logits = {name: evaluate.logits(network, weights, statistics, split) for name, split in splits.by_name.items()}
     fitted = temperature.fit(logits["calibration"], splits.calibration.targets)
-    return Member(identifier, origin, terms, weights, statistics, logits, fitted)
+    return Member(identifier, origin, terms, statistics, logits, fitted)
 
 
 def assemble(name: str, weight_sets: dict[str, Tensor], members: Sequence[Member], splits: Splits) -> Ensemble:
@@ -67,7 +66,7 @@ def assemble(name: str, weight_sets: dict[str, Tensor], members: Sequence[Member
     pooled = 1.0
     if len(members) > 1:
         logits_MBC = torch.stack([member.logits["calibration"] for member in members])
-        temperatures = torch.tensor([member.temperature for member in members])
+        temperatures = torch.tensor([member.temperature for member in members], dtype=torch.float64)
         probs = temperature.pool(logits_MBC, temperatures)
         pooled = temperature.fit(probs.clamp(min=torch.finfo(probs.dtype).tiny).log(), splits.calibration.targets)
     return Ensemble(name, weight_sets, list(members), pooled)
@@ -83,11 +82,12 @@ def endpoints(network: Network, splits: Splits, weights: Sequence[Tensor], epoch
     return assemble("endpoints", weight_sets, members, splits)
 
 
-def fge(network: Network, splits: Splits, snapshots: Sequence[Snapshot], run: int = 0) -> Ensemble:
-    weight_sets = {f"fge-{run}-{snapshot.cycle}": snapshot.weights for snapshot in snapshots}
+def fge(network: Network, splits: Splits, snapshots: Sequence[Snapshot]) -> Ensemble:
+    """The snapshots of one run, as an ensemble."""
+    weight_sets = {f"fge-{snapshot.cycle}": snapshot.weights for snapshot in snapshots}
     members = []
     for identifier, snapshot in zip(weight_sets, snapshots, strict=True):
-        origin = FgeSnapshot(run=run, cycle=snapshot.cycle, epoch=snapshot.epoch)
+        origin = FgeSnapshot(run=0, cycle=snapshot.cycle, epoch=snapshot.epoch)
         members.append(finish(network, splits, identifier, origin, {identifier: 1.0}, snapshot.weights))
     return assemble("fge", weight_sets, members, splits)
 
@@ -100,7 +100,7 @@ def curve_points(network: Network, splits: Splits, curve: Curve, points: int) ->
         t = i / (points - 1)
         origin = CurvePoint(curve=KINDS[curve.kind], bends=curve.bends, t=t)
         terms = dict(zip(names, curve.coefficients(t), strict=True))
-        members.append(finish(network, splits, f"curve-{t:.4f}", origin, terms, curve.point(t)))
+        members.append(finish(network, splits, f"curve-{i}", origin, terms, curve.point(t)))
     return members
 
 

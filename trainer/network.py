@@ -1,16 +1,18 @@
 """A network as a function of one flat weight vector: what every stage trains, moves, combines and evaluates.
 
-The module itself is never modified or rewritten: its parameters are views into the vector, handed over by
-`torch.func.functional_call`, so any nn.Module works and a curve costs one weighted sum a step.
+The module is not rewritten: its parameters are views into the vector, handed over by `torch.func.functional_call`,
+so any nn.Module works and a curve costs one weighted sum a step.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.config import ModelConfig
 from trainer.errors import InvalidConfig
@@ -20,7 +22,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Network:
-    """`factory` makes a freshly initialised module; `preprocess` turns raw inputs into what the module takes."""
+    """`factory` makes a freshly initialised module; `preprocess` turns raw inputs into what the module takes.
+
+    stored_names: the name under which each parameter and floating-point buffer is stored, by every name that it
+    has in the module; tied tensors have several. Raises InvalidConfig for a module that cannot be one vector.
+    """
 
     def __init__(self, factory: Callable[[], nn.Module], preprocess: nn.Module) -> None:
         self._factory = factory
@@ -29,8 +35,21 @@ class Network:
         parameters = dict(self.module.named_parameters())
         if len({(parameter.dtype, parameter.device) for parameter in parameters.values()}) != 1:
             raise InvalidConfig("the network's parameters differ in type or device, or there are none; expected one")
+        if frozen := [name for name, parameter in parameters.items() if not parameter.requires_grad]:
+            raise InvalidConfig(f"parameter '{frozen[0]}' is frozen; expected all of them to be trained")
         self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self._sizes = [parameter.numel() for parameter in parameters.values()]
+        persistent = self.module.state_dict()
+        self._buffers = [
+            name for name, buffer in self.module.named_buffers() if buffer.is_floating_point() and name in persistent
+        ]
+        stored = {id(parameter): name for name, parameter in parameters.items()}
+        stored |= {id(self.module.get_buffer(name)): name for name in self._buffers}
+        everything = (
+            *self.module.named_parameters(remove_duplicate=False),
+            *self.module.named_buffers(remove_duplicate=False),
+        )
+        self.stored_names = {name: stored[id(tensor)] for name, tensor in everything if id(tensor) in stored}
 
     @property
     def size(self) -> int:
@@ -42,12 +61,17 @@ class Network:
         return self.flatten(dict(self._factory().named_parameters()))
 
     def initial_statistics(self) -> Statistics:
-        """A copy of the module's floating-point buffers, by name: BatchNorm's running mean and variance."""
-        return {
-            name: buffer.detach().clone()
-            for name, buffer in self.module.state_dict().items()
-            if name not in self._shapes and buffer.is_floating_point()
-        }
+        """A copy of the module's floating-point buffers, by name: BatchNorm's running mean and variance, and others."""
+        return {name: self.module.get_buffer(name).detach().clone() for name in self._buffers}
+
+    def check_buffers(self, statistics: Statistics) -> None:
+        """Raises InvalidConfig if training moved a buffer that is not BatchNorm's: nothing could recalibrate it."""
+        layers = {name for name, layer in self.module.named_modules() if isinstance(layer, _BatchNorm)}
+        for name, tensor in statistics.items():
+            if name.rpartition(".")[0] not in layers and not torch.equal(tensor, self.module.get_buffer(name)):
+                raise InvalidConfig(
+                    f"training changes buffer '{name}', which is no BatchNorm statistic; members could not share it"
+                )
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Parameters by name, as one vector [P]."""
@@ -74,9 +98,23 @@ class Network:
         (gradient,) = torch.autograd.grad(value, point)
         return value.detach(), gradient
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode; afterwards every submodule has the mode that it had."""
+        modes = {module: module.training for module in self.module.modules()}
+        try:
+            self.module.eval()
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
 
 class Normalise(nn.Module):
-    """(x − mean) / std by channel, from raw inputs of any type. In the exported graph, so clients send raw pixels."""
+    """(x − mean) / std by channel, from raw inputs of any type. In the exported graph, so clients send raw pixels.
+
+    A channel that is constant in the training data (std 0) is only shifted.
+    """
 
     mean: Tensor
     std: Tensor
@@ -85,7 +123,8 @@ class Normalise(nn.Module):
         super().__init__()
         shape = (1, -1, *(1,) * (input_axes - 2))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(shape))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(shape))
+        spread = [value if value > 0 else 1.0 for value in std]
+        self.register_buffer("std", torch.tensor(spread, dtype=torch.float32).view(shape))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs.to(torch.float32) - self.mean) / self.std
@@ -96,9 +135,16 @@ def build(config: ModelConfig, preprocess: nn.Module, **arguments: Any) -> Netwo
     module_name, _, function = config.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
-        raise InvalidConfig(f"model.factory is '{config.factory}': {error}") from None
+    except Exception as error:  # importing runs the user's code
+        raise InvalidConfig(f"model.factory is '{config.factory}': {_first_line(error)}") from error
     try:
-        return Network(lambda: factory(**arguments, **config.options), preprocess)
-    except TypeError as error:
-        raise InvalidConfig(f"model.factory '{config.factory}' refused its arguments: {error}") from None
+        network = Network(lambda: factory(**arguments, **config.options), preprocess)
+    except InvalidConfig:
+        raise
+    except Exception as error:
+        raise InvalidConfig(f"model.factory '{config.factory}' failed: {_first_line(error)}") from error
+    return network
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

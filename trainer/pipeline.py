@@ -1,6 +1,7 @@
 """The stages in order, one call each: start reading here."""
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from protos import manifest_file
 from trainer import atomic_file, batchnorm, connect, evaluate, export, fge, manifest, member, report, results, train
 from trainer import data as data_sets
 from trainer import network as networks
 from trainer.config import Config
 from trainer.curve import Curve
 from trainer.data import Splits
+from trainer.errors import OutputExists
 from trainer.network import Network
 from trainer.progress import Progress
 from trainer.results import FgeTrace, Results
@@ -38,14 +41,18 @@ class Outcome:
 
 
 def run(config: Config, out: Path, progress: Progress) -> Outcome:
-    """Trains, evaluates and exports; everything lands under `out`. Equal configs give equal bytes on a CPU.
+    """Trains, evaluates and exports; everything lands under `out`.
 
-    Raises UserError for settings that cannot work and for training that diverges.
+    On a CPU, equal configs give equal weights, statistics, graphs, temperatures and metrics, bit for bit.
+    Raises UserError for settings that cannot work, before any training, and for training that diverges.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     clock = Clock()
     splits = data_sets.load(config.data)
+    fge.cycle_iterations(splits.train, config.fge, config.sgd)  # refuses what FGE could not do later
+    _check_output(out)
+    seed_stage(config.seed, "network")
     network = build_network(config, splits)
     graph = export.graph(network, splits.train.inputs)  # first: what cannot be exported is not worth training
 
@@ -125,6 +132,18 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     atomic_file.write_bytes(outcome.results_file, json.dumps(found.to_dict(), indent=1).encode())
     report.write(found, manifest.library_versions(), manifest.git_commit(), outcome.report)
     return outcome
+
+
+def _check_output(out: Path) -> None:
+    """Raises OutputExists or OSError unless the results can be written there and replace nothing but an ensemble."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("fge", "curve"):
+        try:
+            manifest_file.check_replaceable(out / name)
+        except FileExistsError as error:
+            raise OutputExists(str(error)) from None
+    with tempfile.TemporaryFile(dir=out):
+        pass
 
 
 def build_network(config: Config, splits: Splits) -> Network:

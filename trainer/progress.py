@@ -63,10 +63,3 @@ class _Lines:
             seconds = time.monotonic() - self._start
             line = f"stage={self._name!r} epoch={done}/{self._epochs} loss={loss:.4f} seconds={seconds:.1f}"
             self._console.print(line, markup=False, soft_wrap=True)
-
-
-class Silent:
-    """For tests and benchmarks that print their own."""
-
-    def epoch(self, done: int, loss: float) -> None:
-        pass

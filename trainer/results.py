@@ -3,13 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from trainer import evaluate
 from trainer.curve import Curve
 from trainer.data import Splits
 from trainer.evaluate import Bin, Quality
 from trainer.member import Ensemble, Member
+from trainer.temperature import temper
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def profile(curve: Curve, points: list[Member], splits: Splits) -> Profile:
     """points: members equally spaced in t."""
 
     def measure(member: Member, split: str, temperature: float = 1.0) -> Quality:
-        return evaluate.quality(_softmax(member.logits[split], temperature), splits.by_name[split].targets)
+        return evaluate.quality(temper(member.logits[split], temperature), splits.by_name[split].targets)
 
     train = [measure(member, "train") for member in points]
     test = [measure(member, "test") for member in points]
@@ -91,7 +90,3 @@ def profile(curve: Curve, points: list[Member], splits: Splits) -> Profile:
         test_nll_tempered=[quality.nll for quality in tempered],
         length=curve.length(),
     )
-
-
-def _softmax(logits: Tensor, temperature: float) -> Tensor:
-    return (logits.double() / temperature).softmax(-1)

@@ -4,8 +4,8 @@ OUT/members/<id>.onnx   input → `logits`, `probs` (tempered)
 OUT/ensemble.onnx       input → `probs`, as the server's policy `mean` answers
 """
 
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -13,15 +13,12 @@ from onnx import TensorProto, compose, helper
 
 from protos.ensemble_pb2 import Member
 from protos.stored_ensemble import StoredEnsemble
-from trainer.errors import UserError
+from trainer.errors import OutputExists
 
 # Protobuf ends at 2 GiB; beyond this, the tensors of a file lie beside it (ONNX external data).
 MAX_FILE_BYTES = 2**30
 LEAST_EXTERNAL_BYTES = 1024
-
-
-class OutputExists(UserError):
-    pass
+OURS = "thalweg/"  # no module has a parameter with a slash in its name
 
 
 def write(stored: StoredEnsemble, out: Path) -> list[Path]:
@@ -30,9 +27,9 @@ def write(stored: StoredEnsemble, out: Path) -> list[Path]:
         raise OutputExists(f"'{out}' exists already; expected a new directory")
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
+    staging = out.with_name(f".{out.name}.new-{secrets.token_hex(4)}")
+    staging.mkdir()
     try:
-        staging.chmod(0o755)
         (staging / "members").mkdir()
         names = []
         for member in stored.manifest.members:
@@ -50,9 +47,9 @@ def write(stored: StoredEnsemble, out: Path) -> list[Path]:
 def member_model(stored: StoredEnsemble, member: Member) -> onnx.ModelProto:
     """input → `logits` [B, C] and `probs` = softmax(logits / temperature)."""
     model = stored.model(member)
-    model.graph.initializer.append(_scalar("temperature", member.temperature))
-    model.graph.node.append(helper.make_node("Div", ["logits", "temperature"], ["tempered_logits"]))
-    model.graph.node.append(helper.make_node("Softmax", ["tempered_logits"], ["probs"], axis=-1))
+    model.graph.initializer.append(_scalar(f"{OURS}temperature", member.temperature))
+    model.graph.node.append(helper.make_node("Div", ["logits", f"{OURS}temperature"], [f"{OURS}logits"]))
+    model.graph.node.append(helper.make_node("Softmax", [f"{OURS}logits"], ["probs"], axis=-1))
     model.graph.output.append(_probs(stored))
     return model
 

@@ -10,21 +10,30 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainer.errors import TrainingDiverged
+
 # Where every calibration row is right the NLL falls without end as T → 0; nobody should be made that sure.
 LEAST, GREATEST = 0.1, 10.0
 
 
 def fit(logits: Tensor, targets: Tensor) -> float:
-    """The temperature in [0.1, 10] of least NLL. logits [N, C], targets [N]."""
+    """The temperature in [0.1, 10] of least NLL. logits [N, C], targets [N]. Raises TrainingDiverged."""
     logits = logits.double()
 
     def nll(log_temperature: float) -> float:
         return float(cross_entropy(logits / math.exp(log_temperature), targets))
 
+    if not math.isfinite(nll(0.0)):
+        raise TrainingDiverged("the network's logits are not finite; no temperature can be fitted")
     found = minimize_scalar(
         nll, bounds=(math.log(LEAST), math.log(GREATEST)), method="bounded", options={"xatol": 1e-6}
     )
     return math.exp(found.x)
+
+
+def temper(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature), [N, C] float64."""
+    return torch.softmax(logits.double() / temperature, dim=-1)
 
 
 def pool(logits_MBC: Tensor, temperatures: Tensor, temperature: float = 1.0) -> Tensor:

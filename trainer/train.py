@@ -1,6 +1,6 @@
 """One endpoint from scratch: the training loop, in full."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def endpoint(
 ) -> dict[int, Tensor]:
     """A network trained alone, from a fresh initialisation: its weights [P] after the last epoch and those in `keep`.
 
-    Raises TrainingDiverged.
+    Raises TrainingDiverged, and InvalidConfig for a network with buffers that members could not share.
     """
     checkpoints = {}
     weights = network.initial_weights()
@@ -35,7 +35,9 @@ def endpoint(
             set_rate(optimizer, step_down(i / iterations, config.learning_rate))
             optimizer.step()
             i += 1
-        stage.epoch(epoch + 1, check_finite(loss, "endpoint", epoch))
+        stage.epoch(epoch + 1, check_finite(loss, [weights], "endpoint", epoch))
+        if epoch == 0:
+            network.check_buffers(statistics)
         if epoch + 1 in keep or epoch + 1 == config.epochs:
             checkpoints[epoch + 1] = weights.detach().clone()
     return checkpoints
@@ -46,9 +48,16 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def check_finite(loss: Tensor, stage: str, epoch: int) -> float:
-    """The loss as a number. Raises TrainingDiverged, so that a lost run ends at once and says where."""
+def check_finite(loss: Tensor, weights: Sequence[Tensor], stage: str, epoch: int) -> float:
+    """The last batch's loss as a number. Raises TrainingDiverged, so that a lost run ends at once and says where.
+
+    weights: after that batch's step, which the loss knows nothing of.
+    """
     value = float(loss)
     if not torch.isfinite(loss):
         raise TrainingDiverged(f"{stage}: the loss is {value} in epoch {epoch + 1}; try a lower learning rate")
+    if not all(bool(vector.isfinite().all()) for vector in weights):
+        raise TrainingDiverged(
+            f"{stage}: the weights are not finite after epoch {epoch + 1}; try a lower learning rate"
+        )
     return value

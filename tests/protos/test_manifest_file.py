@@ -70,6 +70,43 @@ def test_a_refused_ensemble_changes_nothing_on_disk(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ensemble"]
 
 
+@pytest.mark.parametrize("there", ["file", "folder", "link"])
+def test_what_is_no_ensemble_is_never_replaced(tmp_path: Path, there: str) -> None:
+    target = tmp_path / "ensemble"
+    if there == "file":
+        target.write_text("mine")
+    elif there == "folder":
+        target.mkdir()
+        (target / "thesis.txt").write_text("mine")
+    else:
+        tiny_ensemble.write(tmp_path / "elsewhere")
+        target.symlink_to(tmp_path / "elsewhere")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match="is there and is no ensemble directory"):
+        tiny_ensemble.write(target)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+def test_where_names_cannot_be_exchanged_the_old_one_steps_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_file, "_exchange", lambda first, second: False)
+    tiny_ensemble.write(tmp_path / "ensemble", members=5)
+    tiny_ensemble.write(tmp_path / "ensemble", members=2)
+    assert len(validate(tmp_path / "ensemble").manifest.members) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["ensemble"]
+
+
+def test_files_have_the_permissions_that_the_user_asked_for(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        tiny_ensemble.write(tmp_path / "ensemble")
+    finally:
+        os.umask(old)
+    modes = {path.is_dir(): path.stat().st_mode & 0o777 for path in (tmp_path / "ensemble").rglob("*")}
+    assert modes == {True: 0o750, False: 0o640}
+
+
 KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path

@@ -1,8 +1,11 @@
 """Each way to break a directory is one test that it is refused, with its own violation and a telling message."""
 
+import errno
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,30 @@ def replace_file(directory: Path, entry: Manifest, data: bytes) -> None:
     entry.update(sizeBytes=str(len(data)), sha256=hashlib.sha256(data).hexdigest())
 
 
+DENIED: set[Path] = set()
+
+
+def deny(path: Path) -> None:
+    """No permission to read. Tests may run as root, who is never denied: so `os.open` and `os.scandir` are."""
+    DENIED.add(path)
+
+
+@pytest.fixture(autouse=True)
+def denials(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def denying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(path: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, str | Path) and Path(path) in DENIED:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path, *arguments, **options)
+
+        return wrapper
+
+    monkeypatch.setattr(os, "open", denying(os.open))
+    monkeypatch.setattr(os, "scandir", denying(os.scandir))
+    yield
+    DENIED.clear()
+
+
 def replace_graph(directory: Path, manifest: Manifest, change: Callable[[onnx.ModelProto], None]) -> None:
     model = tiny_ensemble.graph()
     change(model)
@@ -47,6 +74,158 @@ def replace_tensors(directory: Path, entry: Manifest, **changed: Any) -> None:
     for name, value in changed.items():
         tensors[name.replace("__", ".")] = value
     replace_file(directory, entry["file"], safetensors.numpy.save(tensors))
+
+
+@case(Violation.MALFORMED_MANIFEST, "a key is repeated")
+def repeated_key(directory: Path, manifest: Manifest) -> None:
+    text = (directory / "manifest.json").read_text()
+    (directory / "manifest.json").write_text(text.replace("{", '{"name": "other",', 1))
+    manifest.clear()
+
+
+@case(Violation.MALFORMED_MANIFEST, "not JSON")
+def manifest_in_utf_16(directory: Path, manifest: Manifest) -> None:
+    text = (directory / "manifest.json").read_text()
+    (directory / "manifest.json").write_bytes(text.encode("utf-16"))
+    manifest.clear()
+
+
+@case(Violation.MALFORMED_MANIFEST, "manifest.json")
+def number_beyond_all_types(directory: Path, manifest: Manifest) -> None:
+    manifest["temperature"] = 10**400
+
+
+@case(Violation.BAD_PATH, "'manifest.json' is not a plain file")
+def manifest_that_is_a_folder(directory: Path, manifest: Manifest) -> None:
+    manifest.clear()
+    (directory / "manifest.json").unlink()
+    (directory / "manifest.json").mkdir()
+
+
+@case(Violation.BAD_PATH, "'weights/w0.safetensors' is not a plain file")
+def socket_in_place_of_a_file(directory: Path, manifest: Manifest) -> None:
+    (directory / "weights/w0.safetensors").unlink()
+    here = Path.cwd()
+    os.chdir(directory / "weights")  # a socket's path is limited to about a hundred characters
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("w0.safetensors")
+    finally:
+        os.chdir(here)
+
+
+@case(Violation.BAD_PATH, "'weights/w0.safetensors' is not a plain file")
+def pipe_in_place_of_a_file(directory: Path, manifest: Manifest) -> None:
+    (directory / "weights/w0.safetensors").unlink()
+    os.mkfifo(directory / "weights/w0.safetensors")
+
+
+@case(Violation.UNREADABLE, "'weights' cannot be read")
+def folder_that_cannot_be_read(directory: Path, manifest: Manifest) -> None:
+    deny(directory / "weights")
+
+
+@case(Violation.UNREADABLE, "'graph.onnx' cannot be read")
+def file_that_cannot_be_read(directory: Path, manifest: Manifest) -> None:
+    deny(directory / "graph.onnx")
+
+
+@case(Violation.WRONG_SIZE, "the manifest says 18446744073709551615")
+def size_beyond_all_memory(directory: Path, manifest: Manifest) -> None:
+    manifest["weightSets"][0]["file"]["sizeBytes"] = str(2**64 - 1)
+
+
+@case(Violation.WRONG_SIZE, "has 4398046511104 bytes; the manifest says")
+def sparse_file_of_four_terabytes(directory: Path, manifest: Manifest) -> None:
+    os.truncate(directory / "weights/w0.safetensors", 2**42)
+
+
+@case(Violation.BAD_LABELS, "a class label is 'a\\n'; expected printable text")
+def label_with_a_line_break(directory: Path, manifest: Manifest) -> None:
+    manifest["classLabels"][0] = "a\n"
+
+
+@case(Violation.BAD_NAME, "the id of a member is 'a\\nb'")
+def id_with_a_line_break(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][0]["id"] = "a\nb"
+
+
+@case(Violation.BAD_TEMPERATURE, "the temperature of member 'endpoint-1' is 1e-300; expected 0.001 to 1000")
+def temperature_that_overflows_every_logit(directory: Path, manifest: Manifest) -> None:
+    manifest["members"][1]["temperature"] = 1e-300
+
+
+@case(Violation.BAD_COEFFICIENTS, "expected 1000 in size at most")
+def huge_coefficients_that_cancel(directory: Path, manifest: Manifest) -> None:
+    del manifest["members"][0]["endpoint"]
+    manifest["members"][0]["terms"] = [
+        {"weightSet": f"w{i}", "coefficient": c} for i, c in enumerate((1, 1e300, -1e300))
+    ]
+
+
+@case(Violation.BAD_COEFFICIENTS, "lies on a curve of 1200 bends; expected 100 at most")
+def curve_with_more_bends_than_can_be_computed(directory: Path, manifest: Manifest) -> None:
+    member = manifest["members"][3]
+    member["curvePoint"]["bends"] = 1200
+    member["terms"] = [{"weightSet": f"x{i}", "coefficient": 1 / 1202} for i in range(1202)]
+    file = {"sizeBytes": "0", "sha256": ""}
+    manifest["weightSets"] += [{"id": f"x{i}", "file": {"path": f"weights/x{i}", **file}} for i in range(1202)]
+
+
+@case(Violation.WRONG_INPUT, "the input's shape is [-1]; expected axes of 1 or more")
+def input_with_a_variable_axis(directory: Path, manifest: Manifest) -> None:
+    manifest["input"]["shape"] = [-1]
+
+
+@case(Violation.WRONG_INPUT, "a row of 1 GiB at most")
+def input_beyond_all_memory(directory: Path, manifest: Manifest) -> None:
+    manifest["input"]["shape"] = [2**31 - 1, 2**31 - 1]
+
+
+@case(Violation.MALFORMED_GRAPH, "the model has local functions")
+def external_data_in_a_functions_attribute(directory: Path, manifest: Manifest) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = helper.make_tensor("hidden", TensorProto.FLOAT, [1], [0.0])
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="secret")
+        function = helper.make_function("local", "f", [], ["y"], [], [helper.make_opsetid("", 20)])
+        function.attribute_proto.append(helper.make_attribute("a", tensor))
+        model.functions.append(function)
+
+    replace_graph(directory, manifest, change)
+
+
+@case(Violation.MALFORMED_GRAPH, "uses operators of 'com.example'")
+def foreign_operators(directory: Path, manifest: Manifest) -> None:
+    replace_graph(directory, manifest, lambda model: model.opset_import.append(helper.make_opsetid("com.example", 1)))
+
+
+@case(Violation.MALFORMED_GRAPH, "'linear.bias' is an initializer and an input")
+def initializer_that_is_an_input(directory: Path, manifest: Manifest) -> None:
+    value = helper.make_tensor_value_info("linear.bias", TensorProto.FLOAT, [3])
+    replace_graph(directory, manifest, lambda model: model.graph.input.append(value))
+
+
+@case(Violation.MALFORMED_GRAPH, "'other' is no tensor")
+def input_that_is_a_sequence(directory: Path, manifest: Manifest) -> None:
+    value = helper.make_tensor_sequence_value_info("other", TensorProto.FLOAT, None)
+    replace_graph(directory, manifest, lambda model: model.graph.input.append(value))
+
+
+@case(Violation.MALFORMED_GRAPH, "999")
+def initializer_of_unknown_type(directory: Path, manifest: Manifest) -> None:
+    tensor = TensorProto(name="odd", dims=[0], data_type=999)
+    replace_graph(directory, manifest, lambda model: model.graph.initializer.append(tensor))
+
+
+@case(Violation.WRONG_DTYPE, "expected a floating-point type")
+def weight_set_that_replaces_a_shape(directory: Path, manifest: Manifest) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [1], [4]))
+
+    replace_graph(directory, manifest, change)
+    for entry in manifest["weightSets"]:
+        replace_tensors(directory, entry, shape=np.array([4]))
 
 
 @case(Violation.NO_MANIFEST, "holds no manifest.json")
@@ -174,7 +353,7 @@ def coefficients_that_do_not_sum_to_one(directory: Path, manifest: Manifest) -> 
     manifest["members"][0]["terms"][0]["coefficient"] = 0.9
 
 
-@case(Violation.BAD_COEFFICIENTS, "sum to nan; expected 1")
+@case(Violation.BAD_COEFFICIENTS, "has coefficients [nan]; expected 1000 in size at most")
 def coefficient_that_is_no_number(directory: Path, manifest: Manifest) -> None:
     manifest["members"][0]["terms"][0]["coefficient"] = "NaN"
 
@@ -277,7 +456,7 @@ def truncated_file(directory: Path, manifest: Manifest) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
-@case(Violation.WRONG_SIZE, "bytes; expected")
+@case(Violation.WRONG_SIZE, "bytes; the manifest says")
 def longer_file(directory: Path, manifest: Manifest) -> None:
     with (directory / "weights/w0.safetensors").open("ab") as file:
         file.write(b"x")

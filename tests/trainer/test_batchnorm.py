@@ -60,3 +60,39 @@ def test_the_module_is_left_as_it_was() -> None:
 def test_a_network_without_batchnorm_has_no_statistics() -> None:
     network = Network(lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), nn.Identity())
     assert batchnorm.recalibrate(network, network.initial_weights(), random_split(8)) == {}
+
+
+class Odd(nn.Module):
+    """A BatchNorm that runs twice, one that is called by keyword, one that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(36, 4)
+        self.twice, self.keyword, self.unused = nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.linear(x.flatten(1))
+        y = self.twice(self.twice(x) * 3 + 1)
+        return self.keyword(input=y)  # type: ignore[no-any-return]
+
+
+def test_layers_that_run_twice_by_keyword_or_never() -> None:
+    network, split = Network(Odd, nn.Identity()), random_split(301)
+    weights = network.initial_weights()
+    found = batchnorm.recalibrate(network, weights, split)
+    linear = network.unflatten(weights)
+    x = nn.functional.linear(split.inputs.flatten(1), linear["linear.weight"], linear["linear.bias"])
+    y = (x - x.mean(0)) / torch.sqrt(x.var(0, unbiased=False) + 1e-5) * 3 + 1
+    both = torch.cat([x, y])
+    torch.testing.assert_close(found["twice.running_mean"], both.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["twice.running_var"], both.var(0), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(found["keyword.running_var"], torch.ones(4))
+    assert torch.equal(found["unused.running_mean"], torch.zeros(4))
+
+
+def test_no_number_of_rows_leaves_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batchnorm, "BATCH_ROWS", 10)
+    network = Network(Odd, nn.Identity())
+    for rows in (11, 21, 101):  # one more than full batches
+        found = batchnorm.recalibrate(network, network.initial_weights(), random_split(rows))
+        assert all(tensor.isfinite().all() for tensor in found.values())

@@ -26,7 +26,13 @@ def test_fields_are_set_by_name_and_keep_their_types() -> None:
         ("fge.cycle_epochs=0", "fge.cycle_epochs is 0; expected 1 or more"),
         ("fge.cycle_epochs=100", "38 epochs end before the first snapshot"),
         ("fge.start_epoch=21", "fge.start_epoch is 21; expected 1 to 20"),
-        ("curve.bends=0", "curve.bends is 0; expected 1 or more"),
+        ("curve.bends=0", "curve.bends is 0; expected 1 to 100"),
+        ("curve.bends=1100", "curve.bends is 1100; expected 1 to 100"),
+        ('name="a b"', "name is 'a b'; expected 1 to 128 letters"),
+        ('version=""', "version is ''; expected 1 to 128 letters"),
+        ("threads=99999999999", "threads is 99999999999; expected 0 to 1024"),
+        ("endpoint.learning_rate=Infinity", "endpoint.learning_rate is inf; expected more than 0.0, up to 1e+09"),
+        ("data.split_seed=-1", "data.split_seed is -1"),
         ("curve.kind=spline", "curve.kind is 'spline'; expected 'bezier' or 'polygonal-chain'"),
         ("curve.grid=60", "expected 1 more than a multiple of members − 1 = 20"),
         ("sgd.momentum=1.0", "sgd.momentum is 1.0"),
@@ -40,6 +46,11 @@ def test_a_wrong_setting_is_refused_by_name(assignment: str, message: str) -> No
     with pytest.raises(InvalidConfig) as caught:
         override(Config(), [assignment])
     assert message in str(caught.value)
+
+
+def test_fields_that_depend_on_each_other_may_come_in_any_order() -> None:
+    for assignments in (["endpoint.epochs=4", "fge.start_epoch=2"], ["fge.start_epoch=2", "endpoint.epochs=4"]):
+        assert override(Config(), assignments).fge.start_epoch == 2
 
 
 def test_every_recipe_carries_its_seed() -> None:

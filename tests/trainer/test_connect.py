@@ -5,11 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tests.trainer.networks import batchnorm_network, random_split
+from tests.trainer.networks import Silent, batchnorm_network, random_split
 from trainer import connect
 from trainer.config import CurveConfig, SgdConfig
 from trainer.curve import KINDS, Curve
-from trainer.progress import Silent
 
 
 def naive_point(kind: str, control_points: list[Tensor], t: float) -> Tensor:

@@ -33,6 +33,7 @@ def test_a_curve_through_collinear_points_stays_on_their_line(kind: str, bends: 
 def test_lengths_equal_closed_forms() -> None:
     a, b, c = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0])
     assert Curve("polygonal-chain", [a, b, c]).length() == pytest.approx(2 * math.sqrt(5), rel=1e-9)
+    assert Curve("polygonal-chain", [a, b, c, a]).length() == pytest.approx(2 * math.sqrt(5) + 2, rel=1e-9)
     # φ(t) = (2t, 4t − 4t²): a parabola, ∫ √(4 + (4 − 8t)²) dt over [0, 1].
     exact = math.sqrt(5) + math.asinh(2) / 2
     assert Curve("bezier", [a, b, c]).length() == pytest.approx(exact, rel=1e-5)

@@ -47,5 +47,7 @@ def test_a_batch_of_one_row_is_refused(size: int) -> None:
 def test_impossible_splits_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="digits has 1797 rows"):
         data.load(DataConfig(train_rows=1000, calibration_rows=790))
+    with pytest.raises(InvalidConfig, match="calibration_rows is 3; expected 10, one a class, or more"):
+        data.load(DataConfig(calibration_rows=3))
     with pytest.raises(InvalidConfig, match=r"data\.source is 'letters'; expected one of digits"):
         data.load(DataConfig(source="letters"))

@@ -2,11 +2,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.trainer.networks import batchnorm_network, random_split
+from tests.trainer.networks import Silent, batchnorm_network, random_split
 from trainer import fge
 from trainer.config import FgeConfig, SgdConfig
 from trainer.errors import InvalidConfig, TrainingDiverged
-from trainer.progress import Silent
 from trainer.schedule import triangular
 
 CONFIG = FgeConfig(start_epoch=1, epochs=4, cycle_epochs=2, alpha_1=0.1, alpha_2=0.01)
@@ -27,9 +26,9 @@ def test_snapshots_equal_algorithm_1_written_out() -> None:
         velocity = 0.9 * velocity + gradient + 0.01 * w
         w = w - triangular(i, c, 0.1, 0.01) * velocity
         if i % c == c // 2:
-            expected.append((i, w))
-    assert [(s.cycle, s.iteration, s.epoch) for s in snapshots] == [(0, 3, 1.0), (1, 9, 3.0)]
-    for snapshot, (_, weights) in zip(snapshots, expected, strict=True):
+            expected.append(w)
+    assert [(s.cycle, s.epoch) for s in snapshots] == [(0, 1.0), (1, 3.0)]
+    for snapshot, weights in zip(snapshots, expected, strict=True):
         torch.testing.assert_close(snapshot.weights, weights, rtol=0, atol=1e-12)
 
 
@@ -48,6 +47,14 @@ def test_an_odd_cycle_is_refused() -> None:
     config = FgeConfig(start_epoch=1, epochs=3, cycle_epochs=1, alpha_1=0.1, alpha_2=0.01)
     with pytest.raises(InvalidConfig, match="make a cycle of 3; expected an even number"):
         fge.collect(network, split, network.initial_weights(), config, SGD, Silent())
+
+
+def test_weights_lost_in_the_last_step_stop_the_run_too() -> None:
+    network, split = batchnorm_network(), random_split(24)
+    config = FgeConfig(start_epoch=1, epochs=1, cycle_epochs=1, alpha_1=1e9, alpha_2=9e8)
+    start = network.initial_weights() * 1e35
+    with pytest.raises(TrainingDiverged, match="fge: the"):
+        fge.collect(network, split, start, config, SgdConfig(batch_size=12, weight_decay=1e9), Silent())
 
 
 def test_a_loss_that_is_lost_stops_the_run_and_says_where() -> None:

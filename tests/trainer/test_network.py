@@ -3,9 +3,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tests.trainer.networks import Tied, batchnorm_network, random_split
+from tests.trainer.networks import Silent, Tied, batchnorm_network, random_split
 from trainer import network as networks
-from trainer.config import ModelConfig
+from trainer import train
+from trainer.config import EndpointConfig, ModelConfig, SgdConfig
 from trainer.errors import InvalidConfig
 from trainer.network import Network, Normalise
 
@@ -75,5 +76,39 @@ def test_a_factory_that_does_not_exist_is_refused_by_name() -> None:
         with pytest.raises(InvalidConfig, match=factory):
             networks.build(ModelConfig(factory), nn.Identity(), classes=2, in_channels=1)
     config = ModelConfig("trainer.models.small_conv:small_conv", {"depth": 3})
-    with pytest.raises(InvalidConfig, match="refused its arguments"):
+    with pytest.raises(InvalidConfig, match="failed: TypeError"):
         networks.build(config, nn.Identity(), classes=2, in_channels=1)
+
+
+def test_a_frozen_parameter_is_refused() -> None:
+    def factory() -> nn.Module:
+        module = nn.Linear(2, 2)
+        module.bias.requires_grad_(False)
+        return module
+
+    with pytest.raises(InvalidConfig, match="parameter 'bias' is frozen"):
+        Network(factory, nn.Identity())
+
+
+class MovingAverage(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(36, 3)
+        self.register_buffer("average", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.linear(x.flatten(1))
+        if self.training:
+            self.get_buffer("average").mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return x - self.get_buffer("average")
+
+
+def test_a_buffer_that_training_moves_and_nothing_recalibrates_is_refused() -> None:
+    network, split = Network(MovingAverage, nn.Identity()), random_split(8)
+    with pytest.raises(InvalidConfig, match="training changes buffer 'average', which is no BatchNorm statistic"):
+        train.endpoint(network, split, EndpointConfig(epochs=1), SgdConfig(batch_size=4), Silent())
+
+
+def test_a_constant_channel_is_shifted_and_not_divided_by_zero() -> None:
+    normalise = Normalise([10.0], [0.0], 4)
+    assert normalise(torch.full((1, 1, 1, 1), 12, dtype=torch.uint8)).item() == 2.0

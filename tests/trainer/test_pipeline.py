@@ -52,7 +52,7 @@ def test_the_manifest_says_where_everything_comes_from(small_run: Outcome) -> No
     assert provenance.dataset.name == "digits"
     assert dict(provenance.dataset.rows) == {"train": 300, "calibration": 300, "test": 1197}
     assert provenance.library_versions["torch"] == torch.__version__.split("+")[0]
-    assert [m.id for m in described.members] == ["fge-0-0", "fge-0-1", "fge-0-2"]
+    assert [m.id for m in described.members] == ["fge-0", "fge-1", "fge-2"]
     assert [m.fge_snapshot.epoch for m in described.members] == [1.0, 3.0, 5.0]
     predictors = [(m.predictor, m.split, m.rows) for m in described.metrics]
     assert predictors == [

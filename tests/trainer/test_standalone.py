@@ -7,7 +7,7 @@ import pytest
 from tests import tiny_ensemble
 from trainer import standalone
 from trainer.__main__ import main
-from trainer.standalone import OutputExists
+from trainer.errors import OutputExists
 
 ROWS = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
 
