@@ -62,8 +62,10 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._loop_task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self) -> "asyncio.Task[None]":
+        """The task never ends by itself; if it does, nothing will be answered any more."""
         self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+        return self._loop_task
 
     async def stop(self) -> None:
         """Call once nothing waits any more; a batch that runs is finished."""
@@ -117,13 +119,20 @@ class Batcher:
             for work in batch:
                 self._metrics.queue_seconds.observe(now - work.arrived)
             self._metrics.batch_rows.observe(sum(work.rows for work in batch))
-            try:
-                results = await loop.run_in_executor(self._thread, self._execute, batch)
-            except Exception as error:
-                logger.exception("batch failed rows=%d", sum(work.rows for work in batch))
-                results = [ServingError(f"internal error: {type(error).__name__}")] * len(batch)
+            results = await loop.run_in_executor(self._thread, self._answer, batch)
             for work, result in zip(batch, results, strict=True):
                 _settle(work, result)
+
+    def _answer(self, batch: Sequence[Work]) -> Sequence[Prediction | ServingError]:
+        """In the thread. If a batch fails, each of its requests runs alone: one must not take down its neighbours."""
+        try:
+            return self._execute(batch)
+        except Exception:
+            if len(batch) > 1:
+                logger.warning("batch failed, running its requests one by one requests=%d", len(batch), exc_info=True)
+                return [self._answer([work])[0] for work in batch]
+            logger.exception("request failed rows=%d", batch[0].rows)
+            return [ServingError("internal error")]
 
     def _next_batch(self) -> list[Work]:
         """From the front of the queue, as many as fit; what has expired leaves it unrun."""

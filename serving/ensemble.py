@@ -3,13 +3,11 @@
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from protos.graph import DATATYPES
 from protos.stored_ensemble import StoredEnsemble
-from protos.validate import validate
 from serving.batcher import Work
 from serving.combine import combine
 from serving.device import CUDA
@@ -92,9 +90,8 @@ class Ensemble:
         self._executor.close()
 
 
-def load(directory: Path, provider: str, threads: int, metrics: Metrics) -> Ensemble:
-    """Validates the directory and materialises its members. Raises InvalidEnsemble, StartupError."""
-    stored = validate(directory)
+def load(stored: StoredEnsemble, provider: str, threads: int, metrics: Metrics) -> Ensemble:
+    """Materialises the members of a validated directory. Raises StartupError."""
     members = load_members(stored, provider, threads)
     # One GPU runs one model after the other at least as fast as two at once.
     executor = Executor(members, len(stored.manifest.class_labels), 1 if provider == CUDA else threads)

@@ -12,9 +12,15 @@ StartupError            no code             the process ends before it is ready,
 
 import grpc
 
+# A status message travels in HTTP headers, which end at 8 KiB, and a character can take 12 bytes there.
+LONGEST_MESSAGE = 500
+
 
 class ServingError(Exception):
     code = grpc.StatusCode.INTERNAL
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…")
 
 
 class InvalidRequest(ServingError):

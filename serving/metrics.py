@@ -1,5 +1,10 @@
 """Every Prometheus metric, declared in one place. Label sets exist from the start, so a rate is 0, not absent."""
 
+import socket
+import threading
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
 import grpc
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -49,3 +54,25 @@ class Metrics:
             self.requests.labels(code.name)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+
+
+def serve(metrics: Metrics, host: str, port: int) -> WSGIServer:
+    """Serves them over HTTP from a thread, until `shutdown()`. Raises OSError if it cannot listen there."""
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    server_class: type[_Server] = type("Server", (_Server,), {"address_family": family})
+    server: WSGIServer = make_server(
+        host, port, prometheus_client.make_wsgi_app(metrics.registry), server_class, _Handler
+    )
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 5  # seconds: a connection that says nothing holds a thread no longer
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """A scrape every few seconds is nothing to log."""

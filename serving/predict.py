@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from protos.graph import DATATYPES
@@ -22,13 +23,12 @@ class InvalidInput(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0; 1 if the server refused or cannot be reached; 2 for a file that cannot be used."""
     options = _parser().parse_args(arguments)
-    members = [int(index) for index in options.members.split(",")] if options.members else None
     try:
         with Client(options.target, options.model, options.timeout) as client:
             model = client.model()
             rows = [(label, row) for path in options.files for label, row in _rows(path, model)]
             inputs = np.stack([row for _, row in rows])
-            answer = client.predict(inputs, policy=options.policy, members=members)
+            answer = client.predict(inputs, policy=options.policy, members=options.members)
     except (InvalidInput, OSError) as error:
         print(f"thalweg-predict: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -47,10 +47,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="127.0.0.1:8001", help="HOST:PORT of the server (default %(default)s)")
     parser.add_argument("--model", required=True, help="the model's name")
     parser.add_argument("--policy", choices=("mean", "random", "members"))
-    parser.add_argument("--members", metavar="I,J,…", help="indices of the members that should answer")
-    parser.add_argument("--top", type=int, default=3, help="classes to print for each row (default %(default)s)")
+    parser.add_argument("--members", type=_members, metavar="I,J,…", help="indices of the members that should answer")
+    parser.add_argument("--top", type=_positive, default=3, help="classes to print for each row (default %(default)s)")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds (default %(default)s)")
     return parser
+
+
+def _members(text: str) -> list[int]:
+    try:
+        return [int(index) for index in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected indices such as 0,3") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected 1 or more")
+    return int(text)
 
 
 def _rows(path: Path, model: Model) -> list[tuple[str, NDArray[np.generic]]]:
@@ -58,8 +71,9 @@ def _rows(path: Path, model: Model) -> list[tuple[str, NDArray[np.generic]]]:
     if path.suffix != ".npy":
         return [(path.name, _image(path, model))]
     try:
-        array = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
         raise InvalidInput(f"'{path}' is not an array file: {error}") from None
     if array.shape == model.input_shape:
         array = array[None]
@@ -67,7 +81,8 @@ def _rows(path: Path, model: Model) -> list[tuple[str, NDArray[np.generic]]]:
         expected = ", ".join(map(str, model.input_shape))
         raise InvalidInput(f"'{path}' is {list(array.shape)}; the model takes [{expected}] or [B, {expected}]")
     dtype = DATATYPES[model.input_datatype]
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
+    # float64, numpy's default, may lose digits; an integer may not lose its value.
+    if not np.can_cast(array.dtype, dtype, "same_kind" if dtype.kind == "f" else "safe"):
         raise InvalidInput(f"'{path}' holds {array.dtype}; the model takes {model.input_datatype}")
     return [(f"{path.name}[{i}]", row) for i, row in enumerate(array.astype(dtype))]
 
@@ -83,6 +98,10 @@ def _image(path: Path, model: Model) -> NDArray[np.generic]:
             pixels = image.convert(modes[channels])
     except UnidentifiedImageError:
         raise InvalidInput(f"'{path}' is neither a picture nor .npy") from None
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InvalidInput(f"'{path}' cannot be read as a picture: {error}") from None
     if pixels.size != (width, height):
         pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
     array = np.asarray(pixels).reshape(height, width, channels).transpose(2, 0, 1)
@@ -90,7 +109,10 @@ def _image(path: Path, model: Model) -> NDArray[np.generic]:
 
 
 def _table(labels: list[str], answer: Answer, model: Model, top: int) -> Table:
-    table = Table(title=f"{model.name}: policy {answer.policy}, members run {answer.members_run}", title_justify="left")
+    # Names and labels come from elsewhere: what looks like markup in them is text.
+    table = Table(
+        title=f"{escape(model.name)}: policy {answer.policy}, members run {answer.members_run}", title_justify="left"
+    )
     table.add_column("row")
     table.add_column("classes")
     table.add_column("entropy", justify="right")
@@ -100,7 +122,7 @@ def _table(labels: list[str], answer: Answer, model: Model, top: int) -> Table:
     ):
         best = np.argsort(-probs, kind="stable")[:top]
         classes = "  ".join(f"{model.class_labels[index]} {probs[index]:.3f}" for index in best)
-        table.add_row(label, classes, f"{entropy:.3f}", f"{information:.3f}")
+        table.add_row(escape(label), escape(classes), f"{entropy:.3f}", f"{information:.3f}")
     return table
 
 

@@ -64,6 +64,9 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._ensemble: Ensemble | None = None
         self._batcher: Batcher | None = None
         self._ready = False
+        self._refusing = False
+        self._in_flight = 0
+        self._last_arrival = 0.0
 
     def open(self, ensemble: Ensemble, batcher: Batcher) -> None:
         self._ensemble, self._batcher, self._ready = ensemble, batcher, True
@@ -72,20 +75,37 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         """Not ready any more; what still arrives is answered."""
         self._ready = False
 
+    def refuse(self) -> None:
+        """What still arrives is told to go elsewhere."""
+        self._refusing = True
+
+    async def quiet(self, seconds: float, limit_s: float) -> None:
+        """Returns once nothing is in flight and nothing has arrived for so long, or after the limit.
+
+        gRPC holds requests that it has received and not yet handed over: they would be lost by a server that stops
+        as soon as its handlers are done.
+        """
+        end = time.monotonic() + limit_s
+        while (now := time.monotonic()) < end:
+            if not self._in_flight and now - self._last_arrival >= seconds:
+                return
+            await asyncio.sleep(seconds / 5)
+
     async def ModelInfer(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
-        arrived = time.monotonic()
+        arrived = self._last_arrival = time.monotonic()
+        remaining_s = context.time_remaining()
+        self._in_flight += 1
         code = grpc.StatusCode.OK
         try:
-            return await self._infer(message, context, arrived)
+            return await self._infer(message, arrived, remaining_s)
         except ServingError as error:
             code = error.code
             log = logger.error if code is grpc.StatusCode.INTERNAL else logger.debug
             log("request refused id=%r code=%s message=%r", message.id, code.name, str(error))
             await context.abort(code, str(error))
         except asyncio.CancelledError:
-            # gRPC cancels the call at its deadline as well.
-            remaining = context.time_remaining()
-            expired = remaining is not None and remaining <= 0.0
+            # gRPC cancels the call at its deadline as well; the client's cancellation can come a little before.
+            expired = remaining_s is not None and time.monotonic() - arrived > remaining_s - 0.05
             code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
             raise
         except Exception:
@@ -93,15 +113,20 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             logger.exception("request failed id=%r", message.id)
             await context.abort(code, "internal error")
         finally:
+            self._in_flight -= 1
             self._metrics.requests.labels(code.name).inc()
             self._metrics.request_seconds.observe(time.monotonic() - arrived)
         raise AssertionError("abort always raises")
 
-    async def _infer(self, message: oip.ModelInferRequest, context: Context, arrived: float) -> oip.ModelInferResponse:
+    async def _infer(
+        self, message: oip.ModelInferRequest, arrived: float, remaining_s: float | None
+    ) -> oip.ModelInferResponse:
+        if self._refusing:
+            raise NotReady("the server is shutting down")
         if self._ensemble is None or self._batcher is None:
             raise NotReady("the model is still loading")
         parsed = request.parse(message, self._ensemble, self._max_batch_rows, self._forced_policy)
-        limits = [limit for limit in (context.time_remaining(), parsed.timeout_s) if limit is not None]
+        limits = [limit for limit in (remaining_s, parsed.timeout_s) if limit is not None]
         deadline = arrived + min(limits) if limits else None
         prediction = await self._batcher.submit(parsed.inputs, parsed.choice, deadline)
         return response.build(message, parsed, prediction, self._ensemble)

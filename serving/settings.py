@@ -33,7 +33,9 @@ class Settings:
     threads: int = _setting(0, "CPU threads that run members; 0: the CPUs that this process may use")
     max_batch_rows: int = _setting(64, "rows that run at once; a request with more is refused")
     max_queue_rows: int = _setting(1024, "rows that wait; a request beyond is refused at once")
-    max_message_bytes: int = _setting(64 * 2**20, "size of a request; a larger one is refused")
+    max_message_bytes: int = _setting(
+        0, "size of a request; a larger one is refused; 0: what a full batch can take, in its longest form, and 1 MiB"
+    )
     drain_seconds: float = _setting(0.0, "time at SIGTERM between 'not ready' and refusing new requests")
     grace_seconds: float = _setting(30.0, "time after that for requests in flight to finish")
     log_level: str = _setting("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
@@ -45,7 +47,7 @@ class Settings:
             "threads": (0, 1024),
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),
-            "max_message_bytes": (2**10, 2**31 - 1),
+            "max_message_bytes": (0, 2**31 - 1),
             "drain_seconds": (0.0, 3600.0),
             "grace_seconds": (0.0, 3600.0),
         }.items():

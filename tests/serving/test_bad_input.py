@@ -56,7 +56,7 @@ def no_datatype(request: Request) -> None:
     request.inputs[0].datatype = ""
 
 
-@case("INVALID_ARGUMENT", "input 'input' has 3 axes, [2, 2, 2]; the model takes [-1, 4]")
+@case("INVALID_ARGUMENT", "input 'input' has 3 axes, [2, 2] …; the model takes [-1, 4]")
 def wrong_rank(request: Request) -> None:
     reshape(request, [2, 2, 2])
 
@@ -131,7 +131,7 @@ def missing_input(request: Request) -> None:
     del request.inputs[:]
 
 
-@case("INVALID_ARGUMENT", "input 'input' came 2 times; expected it once")
+@case("INVALID_ARGUMENT", "2 inputs came; the model takes 'input' once")
 def duplicate_input(request: Request) -> None:
     request.inputs.append(request.inputs[0])
     request.raw_input_contents.append(request.raw_input_contents[0])
@@ -146,6 +146,32 @@ def unknown_output(request: Request) -> None:
 def duplicate_output(request: Request) -> None:
     for _ in range(2):
         request.outputs.add(name="probs")
+
+
+@case("INVALID_ARGUMENT", "3000 outputs were asked for; the model has 4")
+def thousands_of_outputs(request: Request) -> None:
+    for _ in range(3000):
+        request.outputs.add(name="probs")
+
+
+@case("INVALID_ARGUMENT", "parameter 'members' names 20001 members; the model has 4")
+def thousands_of_members(request: Request) -> None:
+    request.parameters["members"].string_param = "0" + ",0" * 20_000
+
+
+@case("INVALID_ARGUMENT", "has 5000 axes, [1, 1] …; the model takes [-1, 4]")
+def thousands_of_axes(request: Request) -> None:
+    reshape(request, [1] * 5000)
+
+
+@case("INVALID_ARGUMENT", "unknown input 'éééé")
+def name_beyond_the_length_of_a_message(request: Request) -> None:
+    request.inputs[0].name = "é" * 20_000
+
+
+@case("NOT_FOUND", "unknown model '🐟🐟🐟")
+def model_name_beyond_the_length_of_a_message(request: Request) -> None:
+    request.model_name = "🐟" * 10_000
 
 
 @case("NOT_FOUND", "unknown model 'huge'; this server has 'tiny'")

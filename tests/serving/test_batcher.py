@@ -34,6 +34,7 @@ class Engine:
         self.began = threading.Semaphore(0)
         self.go_on = threading.Semaphore(0)
         self.failure: Exception | None = None
+        self.poison: float | None = None
 
     def __call__(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
         self.batches.append([float(value) for work in batch for value in work.inputs[:, 0]])
@@ -41,6 +42,8 @@ class Engine:
         assert self.go_on.acquire(timeout=TIMEOUT_S)
         if self.failure is not None:
             raise self.failure
+        if self.poison in self.batches[-1]:
+            raise RuntimeError("poison")
         return [InvalidRequest("bad") if (work.inputs == -1).any() else echo(work) for work in batch]
 
     async def wait_until_running(self) -> None:
@@ -186,13 +189,24 @@ async def test_one_bad_request_fails_alone(bench: Bench) -> None:
     assert [type(result) for result in results] == [Prediction, InvalidRequest, Prediction]
 
 
-async def test_a_batch_that_fails_is_told_without_detail_and_the_next_one_runs(
+async def test_a_request_that_breaks_its_batch_fails_alone(bench: Bench) -> None:
+    await bench.occupy()
+    bench.engine.poison = 2.0
+    tasks = [await bench.submit(value) for value in (1.0, 2.0, 3.0)]
+    for _ in range(5):
+        bench.engine.go_on.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [Prediction, ServingError, Prediction]
+    assert bench.engine.batches == [[0.0], [1.0, 2.0, 3.0], [1.0], [2.0], [3.0]]
+
+
+async def test_a_request_that_fails_is_told_without_detail_and_the_next_one_runs(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.engine.failure = RuntimeError("secret")
     task = await bench.occupy()
     bench.engine.go_on.release()
-    with pytest.raises(ServingError, match=r"^internal error: RuntimeError$"):
+    with pytest.raises(ServingError, match=r"^internal error$"):
         await task
     assert "secret" in caplog.text
     bench.engine.failure = None

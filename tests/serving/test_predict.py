@@ -58,16 +58,48 @@ def test_files_that_cannot_be_used_are_refused(
     np.save(tmp_path / "shape.npy", digits[:, :, :4])
     np.save(tmp_path / "type.npy", digits.astype(np.float32))
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "wide.npy", digits.astype(np.uint16))
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "zip.npz", digits)
+    (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (2**45,)}
+    with (tmp_path / "huge.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
     (tmp_path / "text.png").write_text("hello")
+    Image.fromarray(digits[0, 0]).resize((500, 500)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:500])
+    Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
     for name, message in (
         ("shape.npy", "is [2, 1, 4, 8]; the model takes [1, 8, 8] or [B, 1, 8, 8]"),
         ("type.npy", "holds float32; the model takes UINT8"),
         ("pickle.npy", "is not an array file"),
+        ("wide.npy", "holds uint16; the model takes UINT8"),
+        ("empty.npy", "is not an array file"),
+        ("zip.npy", "is not an array file"),
+        ("huge.npy", "is not an array file"),
         ("text.png", "is neither a picture nor .npy"),
+        ("cut.png", "cannot be read as a picture"),
+        ("bomb.png", "cannot be read as a picture"),
         ("none.png", "No such file"),
     ):
         assert ask(server, tmp_path / name) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--members", "abc"], ["--members", ""], ["--members", "0,,1"], ["--top", "0"]])
+def test_wrong_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["x.npy", "--model", "digits", *arguments])
+    assert caught.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+def test_names_that_look_like_markup_are_text(
+    server: ServerProcess, digits: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x[b]y[red].npy", digits[0])
+    assert ask(server, tmp_path / "x[b]y[red].npy") == 0
+    assert "x[b]y[red].npy[0]" in capsys.readouterr().out
 
 
 def test_what_the_server_refuses_is_told(

@@ -4,7 +4,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -173,6 +175,58 @@ def test_while_draining_it_is_not_ready_and_still_answers(tiny_directory: Path) 
             watch.cancel()
         server.process.kill()
         server.process.communicate(timeout=60)
+
+
+def test_at_sigterm_every_request_that_was_sent_is_answered_or_told_to_go_elsewhere(tiny_directory: Path) -> None:
+    with ServerProcess(tiny_directory, "--max-queue-rows", "4096") as server:
+        channels = [grpc.insecure_channel(server.grpc, [("c", i)]) for i in range(8)]
+        stubs = [GRPCInferenceServiceStub(channel) for channel in channels]
+        for stub in stubs:
+            stub.ServerLive(oip.ServerLiveRequest(), timeout=30)
+        request = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[ROWS.astype("<f4").tobytes()])
+        request.inputs.add(name="input", datatype="FP32", shape=ROWS.shape)
+        calls = [stub.ModelInfer.future(request, timeout=30) for stub in stubs for _ in range(40)]
+        server.process.terminate()
+        codes = [call.code() for call in calls]
+        _, errors = server.process.communicate(timeout=60)
+        for channel in channels:
+            channel.close()
+    assert set(codes) == {grpc.StatusCode.OK}
+    assert server.process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_health_watchers_and_half_open_calls_do_not_hold_up_the_end(tiny_directory: Path) -> None:
+    # A grace that would outlast the test.
+    with (
+        ServerProcess(tiny_directory, "--grace-seconds", "3000") as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="tiny"))
+        next(watch)
+        never_sent = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            never_sent.wait(60)
+            yield b""
+
+        half_open = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(requests())
+        code, errors = server.stop()
+        never_sent.set()
+        half_open.cancel()
+    assert code == 0, errors
+
+
+def test_a_second_signal_does_not_spoil_the_exit_code(tiny_directory: Path) -> None:
+    server = ServerProcess(tiny_directory)
+    server.process.terminate()
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        server.process.terminate()  # at each line that it logs on its way, the last one included
+        if "stopped" in line:
+            break
+    server.process.communicate(timeout=60)
+    assert server.process.returncode == 0
 
 
 def start_and_fail(*arguments: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
+from protos.validate import validate
 from serving import ensemble as ensembles
 from serving.batcher import Batcher, Work
 from serving.device import CPU
@@ -26,7 +27,7 @@ class Bench:
 
     def __init__(self, directory: Path) -> None:
         self.metrics = Metrics()
-        self.ensemble = ensembles.load(directory, CPU, 1, self.metrics)
+        self.ensemble = ensembles.load(validate(directory), CPU, 1, self.metrics)
         self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[int] = []
         self.batcher = Batcher(self.execute, 4, 4, self.metrics)

@@ -17,8 +17,7 @@ from tests import tiny_ensemble
 
 
 def load(directory: Path, datatype: str) -> Ensemble:
-    tiny_ensemble.write(directory / datatype, datatype=datatype)
-    return ensembles.load(directory / datatype, CPU, 1, Metrics())
+    return ensembles.load(tiny_ensemble.write(directory / datatype, datatype=datatype), CPU, 1, Metrics())
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
@@ -41,6 +40,14 @@ def test_both_forms_give_the_same_rows(tmp_path: Path, datatype: str) -> None:
     parsed = parse(typed, ensemble, 8, None).inputs
     assert parsed.dtype == DATATYPES[datatype]
     np.testing.assert_array_equal(parsed, values)
+
+
+def test_typed_integers_on_both_sides_of_2_to_the_63_are_exact(tmp_path: Path) -> None:
+    values = [2**64 - 1, 2**63 + 1, 3, 0]
+    request = oip.ModelInferRequest(model_name="tiny")
+    tensor = request.inputs.add(name="input", datatype="UINT64", shape=[1, 4])
+    tensor.contents.uint64_contents.extend(values)
+    assert parse(request, load(tmp_path, "UINT64"), 8, None).inputs.tolist() == [values]
 
 
 @pytest.mark.parametrize("value", [256, 2**32 - 1])
