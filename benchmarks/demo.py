@@ -70,7 +70,9 @@ def main() -> int:
     console.print(f"ensemble directories  {options.out / 'fge'}  {options.out / 'curve'}", soft_wrap=True)
     console.print(f"report                {options.out / 'report.html'}", soft_wrap=True)
     console.print(f"serve one yourself    .venv/bin/thalweg-serve {options.out / 'curve'}", soft_wrap=True)
-    console.print(f"and ask it            .venv/bin/thalweg-predict {options.out / 'example.png'}", soft_wrap=True)
+    console.print(
+        f"and ask it            .venv/bin/thalweg-predict {options.out / 'example.png'} --model digits", soft_wrap=True
+    )
     return 0
 
 

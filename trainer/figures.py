@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from trainer.evaluate import Quality
 from trainer.results import Results
@@ -138,6 +139,7 @@ def reliability(results: Results) -> bytes:
             axis.set_aspect("equal")
             axis.set_xlim(0, 1.05)
             axis.set_ylim(0, 1.05)
+            axis.set_xticks([0, 0.5, 1])
         axes[0].set_ylabel("accuracy")
 
     return _png(draw, (9.6, 2.9))
@@ -154,6 +156,7 @@ def temperatures(results: Results) -> bytes:
             axis.axhline(results.pooled_temperatures[name], color=colour, linestyle="--", linewidth=1, label="pooled")
             axis.set_title(f"temperatures: {name}")
             axis.set_xlabel("member")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.legend(fontsize=9)
 
     return _png(draw, (9.2, 2.8))
