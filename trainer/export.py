@@ -8,6 +8,7 @@ folded and unused nodes dropped, but nothing that depends on the value of a para
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,7 +54,10 @@ def graph(network: Network, example: Tensor) -> Graph:
     try:
         program = _export(network, example)
     except Exception as error:  # torch.export and the exporter raise many kinds, some of them not their own
-        first_line = str(error).strip().partition("\n")[0]
+        reason = error
+        while reason.__cause__ is not None:  # the outermost one tells which step failed, the innermost one why
+            reason = reason.__cause__
+        first_line = str(reason).strip().partition("\n")[0]
         raise NotExportable(f"the network cannot be exported to ONNX: {first_line}") from error
     _rename(program.model, network)
     stored_names = set(network.stored_names.values())
@@ -92,12 +96,13 @@ def _export(network: Network, example: Tensor) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter reports its steps on stdout and in its log."""
+    """The exporter reports its steps on stdout and in its log, and warns of its own deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
