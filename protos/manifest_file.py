@@ -31,7 +31,7 @@ def write(
 ) -> StoredEnsemble:
     """Writes the ensemble to `directory`, replacing one that is there, and returns it as read back.
 
-    manifest: complete but for the format version and the lists of files, which are filled in here.
+    manifest: complete but for the format version and the lists of files and tensors, which are filled in here.
     weight_sets, statistics: tensors by id.
     approve: looks at what a reader would get, and raises to stop before the directory gets its name.
     Raises InvalidEnsemble if the result would not load, FileExistsError if something else than an ensemble is there;
@@ -39,6 +39,8 @@ def write(
     """
     manifest = _copy(manifest)
     manifest.format_version = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
+    manifest.parameter_names[:] = next(iter(weight_sets.values()), {})
+    manifest.statistic_names[:] = next(iter(statistics.values()), {})
     directory = directory.absolute()
     directory.parent.mkdir(parents=True, exist_ok=True)
     check_replaceable(directory)

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,9 @@ def validate(directory: Path) -> StoredEnsemble:
     _check_listing(directory, {file.path for file in files})
 
     graph = _check_graph(_read(directory, manifest.graph), manifest)
-    weight_sets = {entry.id: _tensors(directory, entry, graph) for entry in manifest.weight_sets}
-    statistics = {entry.id: _tensors(directory, entry, graph) for entry in manifest.statistics}
-    _check_names(manifest, weight_sets, statistics)
+    parameters, names = set(manifest.parameter_names), set(manifest.statistic_names)
+    weight_sets = {entry.id: _tensors(directory, entry, graph, parameters) for entry in manifest.weight_sets}
+    statistics = {entry.id: _tensors(directory, entry, graph, names) for entry in manifest.statistics}
     return StoredEnsemble(manifest, graph, weight_sets, statistics)
 
 
@@ -158,6 +158,14 @@ def _check_manifest(manifest: EnsembleManifest) -> None:
 
     if not manifest.members:
         raise InvalidEnsemble(Violation.ZERO_MEMBERS, "the manifest has no members; expected at least one")
+    names = [*manifest.parameter_names, *manifest.statistic_names]
+    _check_unique(names, "tensor", Violation.WRONG_TENSOR_NAMES)
+    if not manifest.parameter_names or bool(manifest.statistic_names) != bool(manifest.statistics):
+        message = (
+            f"the manifest lists {len(manifest.parameter_names)} parameters, and {len(manifest.statistic_names)} "
+            f"tensors for {len(manifest.statistics)} statistics; expected parameters, and tensors for statistics"
+        )
+        raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)
     for kind, entries in (
         ("weight set", manifest.weight_sets),
         ("statistics", manifest.statistics),
@@ -341,6 +349,11 @@ def _check_graph(data: bytes, manifest: EnsembleManifest) -> Graph:
         raise InvalidEnsemble(Violation.WRONG_INPUT, message)
     classes = len(manifest.class_labels)
     output = graph.outputs.get("logits")
+    for node in graph.model.graph.node:
+        if node.op_type == "BatchNormalization" and not {*node.input[3:5]} <= {*manifest.statistic_names}:
+            missing = sorted({*node.input[3:5]} - {*manifest.statistic_names})[0]
+            message = f"BatchNorm reads '{missing}', which the manifest does not list among the statistics"
+            raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)
     if len(graph.outputs) != 1 or output is None or output.dtype != np.float32 or output.shape != (-1, classes):
         message = f"the graph gives {_describe(graph.outputs)}; expected 'logits' float32 [-1, {classes}]"
         raise InvalidEnsemble(Violation.WRONG_OUTPUT, message)
@@ -351,7 +364,7 @@ def _describe(tensors: dict[str, TensorType]) -> str:
     return ", ".join(f"'{name}' {tensor}" for name, tensor in tensors.items()) or "nothing"
 
 
-def _tensors(directory: Path, entry: TensorSet, graph: Graph) -> Tensors:
+def _tensors(directory: Path, entry: TensorSet, graph: Graph, names: Set[str]) -> Tensors:
     path = entry.file.path
     try:
         tensors: Tensors = safetensors.numpy.load(_read(directory, entry.file))
@@ -359,6 +372,10 @@ def _tensors(directory: Path, entry: TensorSet, graph: Graph) -> Tensors:
         if isinstance(error, InvalidEnsemble):
             raise
         raise InvalidEnsemble(Violation.MALFORMED_TENSORS, f"'{path}' is not a safetensors file: {error}") from None
+    if odd := sorted(tensors.keys() ^ names):
+        where = "holds" if odd[0] in tensors else "lacks"
+        message = f"'{path}' {where} '{odd[0]}'; the manifest lists {len(names)} tensors for it"
+        raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)
     for name, tensor in tensors.items():
         expected = graph.tensor_type(name)
         if expected is None:
@@ -375,17 +392,3 @@ def _tensors(directory: Path, entry: TensorSet, graph: Graph) -> Tensors:
         if not np.isfinite(tensor).all():
             raise InvalidEnsemble(Violation.NON_FINITE, f"'{name}' in '{path}' holds a value that is not finite")
     return tensors
-
-
-def _check_names(manifest: EnsembleManifest, weight_sets: dict[str, Tensors], statistics: dict[str, Tensors]) -> None:
-    """All weight sets hold the same tensors, all statistics too, and no tensor is both."""
-    for sets in (weight_sets, statistics):
-        for identifier, tensors in sets.items():
-            first = next(iter(sets.values()))
-            if odd := sorted(tensors.keys() ^ first.keys()):
-                message = f"'{identifier}' and '{next(iter(sets))}' do not both hold '{odd[0]}'"
-                raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)
-    weights = next(iter(weight_sets.values()), {})
-    if both := sorted(weights.keys() & next(iter(statistics.values()), {}).keys()):
-        message = f"'{both[0]}' is both a weight and a statistic of '{manifest.name}'"
-        raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)

@@ -90,11 +90,20 @@ async def serve(settings: Settings) -> None:
             ensemble.close()
         metrics_server.shutdown()
         metrics_server.server_close()
+        _ignore_signals()
         logger.info("stopped")
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Once the loop closes, a second signal would find the default action and spoil the exit code.
-            asyncio.get_running_loop().remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
+
+
+def _ignore_signals() -> None:
+    """From here to the end of the process. A loop that closes puts back the default action: a second SIGTERM would then
+    end the process with another exit code than 0.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    for number in numbers:
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _forced(settings: Settings) -> Policy | None:

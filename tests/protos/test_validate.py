@@ -224,6 +224,7 @@ def weight_set_that_replaces_a_shape(directory: Path, manifest: Manifest) -> Non
         model.graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [1], [4]))
 
     replace_graph(directory, manifest, change)
+    manifest["parameterNames"].append("shape")
     for entry in manifest["weightSets"]:
         replace_tensors(directory, entry, shape=np.array([4]))
 
@@ -528,20 +529,50 @@ def weights_that_are_a_pickle(directory: Path, manifest: Manifest) -> None:
     replace_file(directory, manifest["weightSets"][0]["file"], b"\x80\x04K\x01.")
 
 
-@case(Violation.WRONG_TENSOR_NAMES, "holds 'other', which the graph does not")
-def tensor_that_the_graph_lacks(directory: Path, manifest: Manifest) -> None:
+@case(Violation.WRONG_TENSOR_NAMES, "'weights/w0.safetensors' holds 'other'; the manifest lists 4 tensors for it")
+def tensor_that_the_manifest_lacks(directory: Path, manifest: Manifest) -> None:
     replace_tensors(directory, manifest["weightSets"][0], other=np.zeros(1, np.float32))
 
 
-@case(Violation.WRONG_TENSOR_NAMES, "do not both hold 'linear.bias'")
+@case(Violation.WRONG_TENSOR_NAMES, "holds 'other', which the graph does not")
+def tensor_that_the_graph_lacks(directory: Path, manifest: Manifest) -> None:
+    manifest["parameterNames"].append("other")
+    for entry in manifest["weightSets"]:
+        replace_tensors(directory, entry, other=np.zeros(1, np.float32))
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "'weights/w0.safetensors' lacks 'linear.bias'")
+def parameter_that_no_weight_set_has(directory: Path, manifest: Manifest) -> None:
+    for i, entry in enumerate(manifest["weightSets"]):
+        tensors = tiny_ensemble.weights(i)
+        del tensors["linear.bias"]
+        replace_file(directory, entry["file"], safetensors.numpy.save(tensors))
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "BatchNorm reads 'bn.running_mean', which the manifest does not list")
+def network_with_batchnorm_and_no_statistics(directory: Path, manifest: Manifest) -> None:
+    manifest["statistics"], manifest["statisticNames"] = [], []
+    for member in manifest["members"]:
+        member["statistics"] = ""
+    for file in (directory / "statistics").iterdir():
+        file.unlink()
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "the manifest lists 0 parameters")
+def manifest_without_parameters(directory: Path, manifest: Manifest) -> None:
+    manifest["parameterNames"] = []
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "'weights/w1.safetensors' lacks 'linear.bias'")
 def weight_sets_that_differ_in_names(directory: Path, manifest: Manifest) -> None:
     tensors = tiny_ensemble.weights(1)
     del tensors["linear.bias"]
     replace_file(directory, manifest["weightSets"][1]["file"], safetensors.numpy.save(tensors))
 
 
-@case(Violation.WRONG_TENSOR_NAMES, "'bn.weight' is both a weight and a statistic")
+@case(Violation.WRONG_TENSOR_NAMES, "tensor 'bn.weight' is listed twice")
 def tensor_that_is_both(directory: Path, manifest: Manifest) -> None:
+    manifest["statisticNames"].append("bn.weight")
     for entry in manifest["statistics"]:
         replace_tensors(directory, entry, bn__weight=np.ones(4, np.float32))
 

@@ -4,6 +4,7 @@ The paper does not give FC's sizes: two hidden layers of 1,000 here.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -14,7 +15,7 @@ def fully_connected(
     """Takes [B, in_channels, side, side]; gives logits [B, classes]."""
     sizes = [in_channels * side * side, *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 

@@ -18,7 +18,8 @@ def preresnet(classes: int, in_channels: int = 3, depth: int = 20, width: int = 
     blocks, rest = divmod(depth - 2, 3 * convolutions)
     if rest or blocks < 1:
         raise InvalidConfig(
-            f"depth is {depth}; expected 6n + 2 below {BOTTLENECK_FROM} (8, 14, 20, …), 9n + 2 from there (47, 56, 110, 164, …)"
+            f"depth is {depth}; expected 6n + 2 below {BOTTLENECK_FROM} (8, 14, 20, …), "
+            f"9n + 2 from there (47, 56, 110, 164, …)"
         )
     return PreResNet(classes, in_channels, blocks, bottleneck=convolutions == 3, width=width)
 
@@ -54,9 +55,9 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, planes: int, out_channels: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
         if bottleneck:
-            kernels = ((in_channels, planes, 1, 1), (planes, planes, 3, stride), (planes, out_channels, 1, 1))
+            kernels = [(in_channels, planes, 1, 1), (planes, planes, 3, stride), (planes, out_channels, 1, 1)]
         else:
-            kernels = ((in_channels, planes, 3, stride), (planes, out_channels, 3, 1))
+            kernels = [(in_channels, planes, 3, stride), (planes, out_channels, 3, 1)]
         layers: list[nn.Module] = []
         for before, after, kernel, step in kernels:
             layers += [
