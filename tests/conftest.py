@@ -10,7 +10,7 @@ from tests.server_process import ServerProcess
 
 SMALL = [
     "endpoint.epochs=6",
-    "fge.start_epoch=4",
+    "fge.start_epochs=[4]",
     "fge.epochs=5",
     "fge.cycle_epochs=2",
     "fge.trace_every=6",

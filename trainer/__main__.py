@@ -1,6 +1,7 @@
 """The command line: `thalweg-train run|export|validate|recipes`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", choices=sorted(RECIPES))
     run.add_argument("--out", type=Path, help="folder for the results (default: runs/RECIPE)")
     run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--model", help="another network: torchvision:NAME, MODULE:FUNCTION or FILE.py:FUNCTION")
+    run.add_argument(
+        "--data", help="other data: digits, torchvision:NAME, folder:PATH, MODULE:FUNCTION, FILE.py:FUNCTION"
+    )
+    run.add_argument("--only", choices=("fge", "curve"), help="one of the two methods")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="assignments",
                      help="change a setting, such as curve.kind=polygonal-chain; may be repeated")  # fmt: skip
     run.set_defaults(command=_run)
@@ -60,13 +66,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    config = override(RECIPES[options.recipe](options.seed), options.assignments)
+    shorthands = {"model.factory": options.model, "data.source": options.data}
+    assignments = [f"{name}={json.dumps(value)}" for name, value in shorthands.items() if value is not None]
+    if options.model is not None:
+        assignments.insert(0, "model.options={}")  # the recipe's are another network's
+    if options.only is not None:
+        assignments.append(f"methods={json.dumps([options.only])}")
+    config = override(RECIPES[options.recipe](options.seed), [*assignments, *options.assignments])
     progress = Progress()
     progress.say(f"config={config}")
     outcome = pipeline.run(config, options.out or Path("runs", options.recipe), progress)
     OUT.print(_table(outcome))
-    for label, path in (("FGE ensemble", outcome.fge), ("curve ensemble", outcome.curve), ("report", outcome.report)):
-        OUT.print(f"{label:<15} {path}", soft_wrap=True)
+    for label, path in (*outcome.ensembles.items(), ("report", outcome.report)):
+        OUT.print(f"{label:<8} {path}", soft_wrap=True)
 
 
 def _table(outcome: Outcome) -> Table:
@@ -101,7 +113,7 @@ def _describe(stored: StoredEnsemble) -> None:
 def _recipes(options: argparse.Namespace) -> None:
     for name, recipe in sorted(RECIPES.items()):
         summary = (sys.modules[recipe.__module__].__doc__ or "").partition("\n")[0]
-        OUT.print(f"{name:<12} {summary}", soft_wrap=True)
+        OUT.print(f"{name:<20} {summary}", soft_wrap=True)
 
 
 if __name__ == "__main__":

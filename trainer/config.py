@@ -19,26 +19,26 @@ GREATEST = 1e9  # of any setting: a typing error, or infinity
 
 @dataclass(frozen=True)
 class DataConfig:
-    source: str = "digits"  # a name of trainer/data.py
-    train_rows: int = 300
-    calibration_rows: int = 300  # temperatures are fitted on these; the rest is for the test
+    source: str = "digits"  # or torchvision:NAME, folder:PATH, MODULE:FUNCTION (trainer/sources.py)
+    root: str = "data"  # where torchvision keeps what it downloads
+    train_rows: int = 300  # 0: all that the other splits leave
+    calibration_rows: int = 300  # temperatures are fitted on these
+    image_size: int = 0  # pixels to which images of other sizes are resized and cut; 0: as they are
+    augment: str = "none"  # or "flip-crop", of training batches
     split_seed: int = 0  # of the split alone: `seed` does not move it, so runs stay comparable
 
     def __post_init__(self) -> None:
-        _at_least("data.train_rows", self.train_rows, 2)
+        _at_least("data.train_rows", self.train_rows, 0)
+        _at_least("data.image_size", self.image_size, 0)
+        _one_of("data.augment", self.augment, ("none", "flip-crop"))
         _at_least("data.calibration_rows", self.calibration_rows, 1)
         _within("data.split_seed", self.split_seed, 0, 2**32, open_end=True)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    factory: str = "trainer.models.small_conv:small_conv"  # MODULE:FUNCTION(classes, in_channels, **options)
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        module, _, function = self.factory.partition(":")
-        if not module or not function:
-            raise InvalidConfig(f"model.factory is '{self.factory}'; expected MODULE:FUNCTION")
+    factory: str = "trainer.models.small_conv:small_conv"  # or torchvision:NAME, FILE.py:FUNCTION
+    options: dict[str, Any] = field(default_factory=dict)  # arguments beside classes and in_channels
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,20 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class FgeConfig:
-    start_epoch: int = 15  # of the first endpoint's run: about 75 % of it (section 5)
+    # Epochs of the first endpoint's run; FGE runs once from each. About 75 % of it (section 5).
+    start_epochs: list[int] = field(default_factory=lambda: [15])
     epochs: int = 38  # the last half cycle of ten would collect nothing
     cycle_epochs: int = 4
     alpha_1: float = 0.5  # the largest rate of a cycle
     alpha_2: float = 0.01  # the smallest: a snapshot is taken right after the step at it
-    trace_every: int = 2  # iterations between two points of the report's picture
+    trace_every: int = 0  # iterations between two points of the report's picture; 0: at snapshots only
 
     def __post_init__(self) -> None:
-        _at_least("fge.start_epoch", self.start_epoch, 1)
+        if not self.start_epochs or len(set(self.start_epochs)) != len(self.start_epochs):
+            raise InvalidConfig(f"fge.start_epochs is {self.start_epochs}; expected one or more different epochs")
         _at_least("fge.epochs", self.epochs, 1)
         _at_least("fge.cycle_epochs", self.cycle_epochs, 1)
-        _at_least("fge.trace_every", self.trace_every, 1)
+        _at_least("fge.trace_every", self.trace_every, 0)
         _above("fge.alpha_2", self.alpha_2, 0.0)
         _above("fge.alpha_1", self.alpha_1, 0.0)
         if not self.alpha_1 > self.alpha_2:
@@ -98,18 +100,12 @@ class CurveConfig:
     grid: int = 61  # points at which curve and segment are evaluated for the report
 
     def __post_init__(self) -> None:
-        if self.kind not in ("bezier", "polygonal-chain"):
-            raise InvalidConfig(f"curve.kind is '{self.kind}'; expected 'bezier' or 'polygonal-chain'")
+        _one_of("curve.kind", self.kind, ("bezier", "polygonal-chain"))
         _within("curve.bends", self.bends, 1, MAX_BENDS, open_end=False)
         _at_least("curve.epochs", self.epochs, 1)
         _above("curve.learning_rate", self.learning_rate, 0.0)
         _at_least("curve.members", self.members, 2)
         _at_least("curve.grid", self.grid, 2)
-        if (self.grid - 1) % (self.members - 1):
-            raise InvalidConfig(
-                f"curve.grid is {self.grid}; expected 1 more than a multiple of members − 1 = {self.members - 1}, "
-                f"so that every member lies on the grid"
-            )
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,9 @@ class Config:
     version: str = "1"
     seed: int = 0  # of weights, data order and positions on the curve
     threads: int = 0  # of torch; 0: as many as torch chooses. Results repeat bit for bit only at equal threads
+    methods: list[str] = field(default_factory=lambda: ["fge", "curve"])  # one or both
+    device: str = "auto"  # "cpu", "cuda", or whichever there is
+    precision: str = "fp32"  # or "bf16" in training steps; weights, statistics and evaluation stay fp32
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     sgd: SgdConfig = field(default_factory=SgdConfig)
@@ -131,7 +130,14 @@ class Config:
                 raise InvalidConfig(f"{field_name} is {value!r}; expected {IDENTIFIER_RULE}")
         _within("seed", self.seed, 0, 2**63, open_end=True)
         _within("threads", self.threads, 0, 1024, open_end=False)
-        _within("fge.start_epoch", self.fge.start_epoch, 1, self.endpoint.epochs, open_end=False)
+        if not self.methods or len(set(self.methods)) != len(self.methods) or set(self.methods) - {"fge", "curve"}:
+            raise InvalidConfig(f'methods is {self.methods}; expected "fge", "curve" or both')
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        _one_of("precision", self.precision, ("fp32", "bf16"))
+        for epoch in self.fge.start_epochs:
+            if type(epoch) is not int:
+                raise InvalidConfig(f"fge.start_epochs is {self.fge.start_epochs}; expected whole numbers")
+            _within("fge.start_epochs", epoch, 1, self.endpoint.epochs, open_end=False)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -182,6 +188,11 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
             for name, value in values.items()
         }
     )
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidConfig(f"{name} is '{value}'; expected {' or '.join(map(repr, choices))}")
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -1,15 +1,17 @@
-"""Data sets and their three splits: train, calibration, test. Inputs stay raw: normalisation travels in the graph."""
+"""The three splits: train, calibration, test. Inputs stay raw: normalisation travels in the graph."""
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from trainer import sources
+from trainer.augment import AUGMENTATIONS
 from trainer.config import DataConfig
 from trainer.errors import InvalidConfig
 
@@ -18,21 +20,26 @@ from trainer.errors import InvalidConfig
 class Split:
     inputs: Tensor  # raw, as a client sends them: [N, ...]
     targets: Tensor  # [N] int64, a class each
+    augment: Callable[[Tensor], Tensor] | None = None  # of the batches alone: who reads `inputs` sees them as they are
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch: every row once, in an order drawn from torch's global generator; the last batch may be short."""
-        order = torch.randperm(len(self))
+        order = torch.randperm(len(self)).to(self.inputs.device)
         for rows in order.split(size):
-            yield self.inputs[rows], self.targets[rows]
+            inputs = self.inputs[rows]
+            yield (inputs if self.augment is None else self.augment(inputs)), self.targets[rows]
 
     def batch_count(self, size: int) -> int:
         """Iterations in an epoch. Raises InvalidConfig if a batch would hold one row: BatchNorm cannot train on it."""
         if len(self) % size == 1 or size == 1:
             raise InvalidConfig(f"sgd.batch_size {size} leaves a batch of one of {len(self)} rows; choose another")
         return -(-len(self) // size)
+
+    def to(self, device: torch.device) -> "Split":
+        return dataclasses.replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,6 @@ class Splits:
     calibration: Split
     test: Split
     class_labels: list[str]
-    mean: list[float]  # of the training split, by channel, in raw units
-    std: list[float]
 
     @property
     def by_name(self) -> dict[str, Split]:
@@ -57,50 +62,64 @@ class Splits:
             digest.update(split.targets.numpy().tobytes())
         return digest.hexdigest()
 
+    def channel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the training inputs by channel (axis 1), in raw units."""
+        total = squares = torch.zeros((), dtype=torch.float64)
+        count = 0
+        for inputs in self.train.inputs.split(1000):  # a data set in float64 would be eight times its size
+            channels = inputs.double().transpose(0, 1).flatten(1)
+            total, squares, count = total + channels.sum(1), squares + (channels**2).sum(1), count + channels.shape[1]
+        mean = total / count
+        return mean.tolist(), (squares / count - mean**2).clamp(min=0).sqrt().tolist()
+
 
 def load(config: DataConfig) -> Splits:
-    """The data set's splits, stratified by class. Raises InvalidConfig for an unknown source or too many rows."""
-    if config.source not in SOURCES:
-        raise InvalidConfig(f"data.source is '{config.source}'; expected one of {', '.join(SOURCES)}")
-    inputs, targets, class_labels = SOURCES[config.source]()
-    wanted = config.train_rows + config.calibration_rows
-    if wanted > len(targets) - len(class_labels):
-        raise InvalidConfig(
-            f"data.train_rows + data.calibration_rows is {wanted}; {config.source} has {len(targets)} rows, "
-            f"of which the test needs {len(class_labels)} or more"
-        )
-    for name in ("train_rows", "calibration_rows"):
-        if getattr(config, name) < len(class_labels):
+    """The splits of a source. Raises InvalidConfig for an unknown source or more rows than there are.
+
+    Without a test split of its own, a source is split three ways, stratified by class. With one, the last
+    `calibration_rows` of its training rows are held out, as in the paper's experiments; `train_rows`, if fewer than
+    what remains, are a stratified choice.
+    """
+    source = sources.read(config)
+    augment = AUGMENTATIONS[config.augment]
+    if augment is not None and source.train.inputs.dim() != 4:
+        raise InvalidConfig(f"data.augment is '{config.augment}'; the rows of {config.source} are no images [C, H, W]")
+    classes = len(source.class_labels)
+    rows = np.arange(len(source.train.targets))
+    targets = source.train.targets.numpy()
+    if source.test is None:
+        train_rows = config.train_rows or len(rows) - 2 * config.calibration_rows
+        wanted = train_rows + config.calibration_rows
+        for name, count in (("train_rows", train_rows), ("calibration_rows", config.calibration_rows)):
+            if count < classes:
+                raise InvalidConfig(f"data.{name} is {count}; expected {classes}, one a class, or more")
+        if wanted > len(rows) - classes:
             raise InvalidConfig(
-                f"data.{name} is {getattr(config, name)}; expected {len(class_labels)}, one a class, or more"
+                f"data.train_rows + data.calibration_rows is {wanted}; {config.source} has {len(rows)} rows, "
+                f"of which the test needs {classes} or more"
             )
-    rows = np.arange(len(targets))
-    rest, test = train_test_split(rows, train_size=wanted, stratify=targets, random_state=config.split_seed)
-    train, calibration = train_test_split(
-        rest, train_size=config.train_rows, stratify=targets[rest], random_state=config.split_seed
-    )
-    pixels = inputs[train].astype(np.float64)
-    other_axes = tuple(axis for axis in range(pixels.ndim) if axis != 1)
-
-    def split(rows: np.ndarray) -> Split:
-        return Split(torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows]))
-
+        rest, held_out = train_test_split(rows, train_size=wanted, stratify=targets, random_state=config.split_seed)
+        train, calibration = train_test_split(
+            rest, train_size=train_rows, stratify=targets[rest], random_state=config.split_seed
+        )
+        test = Split(source.train.inputs[held_out], source.train.targets[held_out])
+    else:
+        remaining = len(rows) - config.calibration_rows
+        if remaining < max(config.train_rows, 2):
+            raise InvalidConfig(
+                f"data.train_rows is {config.train_rows} and data.calibration_rows {config.calibration_rows}; "
+                f"{config.source} has {len(rows)} training rows"
+            )
+        train, calibration = rows[:remaining], rows[remaining:]
+        if 0 < config.train_rows < remaining:
+            train, _ = train_test_split(
+                train, train_size=config.train_rows, stratify=targets[train], random_state=config.split_seed
+            )
+        test = Split(source.test.inputs, source.test.targets)
     return Splits(
         name=config.source,
-        train=split(train),
-        calibration=split(calibration),
-        test=split(test),
-        class_labels=class_labels,
-        mean=pixels.mean(other_axes).tolist(),
-        std=pixels.std(other_axes).tolist(),
+        train=Split(source.train.inputs[train], source.train.targets[train], augment),
+        calibration=Split(source.train.inputs[calibration], source.train.targets[calibration]),
+        test=test,
+        class_labels=source.class_labels,
     )
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """1,797 scans as uint8 [N, 1, 8, 8]: the data set's 0 … 16 ink levels spread over 0 … 255, as in any image file."""
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    return images, bunch.target.astype(np.int64), [str(label) for label in bunch.target_names]
-
-
-SOURCES = {"digits": _digits}

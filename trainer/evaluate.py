@@ -29,9 +29,10 @@ class Quality:
 
 @torch.no_grad()
 def logits(network: Network, weights: Tensor, statistics: Statistics, split: Split) -> Tensor:
-    """[N, C] of every row of the split, in evaluation mode, in order."""
+    """[N, C] of every row of the split, in evaluation mode, in order; on the CPU, wherever the network runs."""
     with network.evaluating():
-        return torch.cat([network.logits(weights, statistics, inputs) for inputs in split.inputs.split(BATCH_ROWS)])
+        parts = [network.logits(weights, statistics, inputs) for inputs in split.inputs.split(BATCH_ROWS)]
+        return torch.cat(parts).cpu()
 
 
 def quality(probs: Tensor, targets: Tensor) -> Quality:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainer.evaluate import Quality
-from trainer.results import Results
+from trainer.results import FgeTrace, Profile, Results
 
 # Okabe and Ito's palette: told apart by everyone.
 CURVE, SEGMENT, FGE, SINGLE, PAIR = "#0072B2", "#999999", "#D55E00", "#000000", "#009E73"
@@ -33,12 +33,11 @@ STYLE: dict[str, Any] = {
 }
 
 
-def fge_walk(results: Results) -> bytes:
+def fge_walk(results: Results, trace: FgeTrace) -> bytes:
     """Learning rate, test error and distance from the start by iteration, snapshots marked (paper, Figure 5)."""
 
     def draw(figure: Figure) -> None:
         axes: list[Axes] = list(figure.subplots(3, 1, sharex=True))
-        trace = results.fge
         at_snapshot = [i % trace.cycle_iterations == trace.cycle_iterations // 2 for i in trace.iteration]
         panels = (
             (trace.learning_rate, "learning rate"),
@@ -61,12 +60,11 @@ def fge_walk(results: Results) -> bytes:
     return _png(draw, (8.0, 6.2))
 
 
-def path(results: Results) -> bytes:
+def path(results: Results, curve: Profile, segment: Profile) -> bytes:
     """Train and test error and loss along the curve and along the straight segment (paper, Figure 2)."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(2, 2, sharex=True)
-        curve, segment = results.curve, results.segment
         for axis, field, title, scale in (
             (axes[0, 0], "train_error", "train error, %", 100),
             (axes[0, 1], "train_nll", "train loss, nats", 1),
@@ -95,12 +93,11 @@ def path(results: Results) -> bytes:
     return _png(draw, (9.2, 6.4))
 
 
-def path_zoomed(results: Results) -> bytes:
+def path_zoomed(results: Results, curve: Profile) -> bytes:
     """Test error and loss on the curve alone, where the segment does not dwarf them; members and ensemble."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        curve = results.curve
         quality = _quality(results, "curve")
         left.plot(curve.t, [100 * error for error in curve.test_error], color=CURVE, linewidth=1.8, label="one network")
         left.axhline(100 * quality.error, color=CURVE, linestyle="--", linewidth=1, label="curve ensemble")
@@ -149,7 +146,7 @@ def temperatures(results: Results) -> bytes:
     """Each member's temperature, and the pooled one, by ensemble."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(1, 2, sharey=True)
+        axes = figure.subplots(1, len(results.temperatures), sharey=True, squeeze=False)[0]
         for axis, (name, values) in zip(axes, results.temperatures.items(), strict=True):
             colour = {"fge": FGE, "curve": CURVE}[name]
             axis.plot(range(len(values)), values, "o-", color=colour, markersize=4, linewidth=1, label="members")

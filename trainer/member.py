@@ -82,12 +82,14 @@ def endpoints(network: Network, splits: Splits, weights: Sequence[Tensor], epoch
     return assemble("endpoints", weight_sets, members, splits)
 
 
-def fge(network: Network, splits: Splits, snapshots: Sequence[Snapshot]) -> Ensemble:
-    """The snapshots of one run, as an ensemble."""
-    weight_sets = {f"fge-{snapshot.cycle}": snapshot.weights for snapshot in snapshots}
+def fge(network: Network, splits: Splits, runs: Sequence[Sequence[Snapshot]]) -> Ensemble:
+    """The snapshots of all runs, as one ensemble (multi-start FGE: section 5)."""
+    weight_sets = {}
     members = []
-    for identifier, snapshot in zip(weight_sets, snapshots, strict=True):
-        origin = FgeSnapshot(run=0, cycle=snapshot.cycle, epoch=snapshot.epoch)
+    for run, snapshot in [(run, snapshot) for run, snapshots in enumerate(runs) for snapshot in snapshots]:
+        identifier = f"fge-{run}-{snapshot.cycle}"
+        weight_sets[identifier] = snapshot.weights
+        origin = FgeSnapshot(run=run, cycle=snapshot.cycle, epoch=snapshot.epoch)
         members.append(finish(network, splits, identifier, origin, {identifier: 1.0}, snapshot.weights))
     return assemble("fge", weight_sets, members, splits)
 

@@ -5,17 +5,19 @@ so any nn.Module works and a curve costs one weighted sum a step.
 """
 
 import contextlib
-import importlib
+import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.config import ModelConfig
 from trainer.errors import InvalidConfig
+from trainer.reference import first_line, resolve
 
 Statistics = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -32,6 +34,10 @@ class Network:
         self._factory = factory
         self.preprocess = preprocess
         self.module = factory()
+        if not isinstance(self.module, nn.Module):
+            raise InvalidConfig(f"the model's factory returned a {type(self.module).__name__}; expected an nn.Module")
+        self.device = torch.device("cpu")
+        self.training_dtype = torch.float32
         parameters = dict(self.module.named_parameters())
         if len({(parameter.dtype, parameter.device) for parameter in parameters.values()}) != 1:
             raise InvalidConfig("the network's parameters differ in type or device, or there are none; expected one")
@@ -58,7 +64,13 @@ class Network:
 
     def initial_weights(self) -> Tensor:
         """A fresh initialisation [P], drawn from torch's global generator."""
-        return self.flatten(dict(self._factory().named_parameters()))
+        return self.flatten(dict(self._factory().named_parameters())).to(self.device)
+
+    def to(self, device: torch.device, training_dtype: torch.dtype) -> None:
+        """Where the network runs, and the type that training steps compute in (torch.autocast)."""
+        self.module.to(device)
+        self.preprocess.to(device)
+        self.device, self.training_dtype = device, training_dtype
 
     def initial_statistics(self) -> Statistics:
         """A copy of the module's floating-point buffers, by name: BatchNorm's running mean and variance, and others."""
@@ -84,9 +96,8 @@ class Network:
 
     def logits(self, weights: Tensor, statistics: Statistics, inputs: Tensor) -> Tensor:
         """Raw inputs [B, ...] to logits [B, C], in the module's mode: training updates `statistics` in place."""
-        return functional_call(  # type: ignore[no-any-return]
-            self.module, (self.unflatten(weights), statistics), (self.preprocess(inputs),)
-        )
+        arguments = (self.preprocess(inputs.to(self.device)),)
+        return functional_call(self.module, (self.unflatten(weights), statistics), arguments)  # type: ignore[no-any-return]
 
     def gradient(
         self, weights: Tensor, statistics: Statistics, inputs: Tensor, targets: Tensor, loss: Loss
@@ -94,7 +105,10 @@ class Network:
         """The batch's loss and its gradient [P] with respect to the weights, in training mode."""
         self.module.train()
         point = weights.detach().requires_grad_()
-        value = loss(self.logits(point, statistics, inputs), targets)
+        mixed = self.training_dtype is not torch.float32
+        with torch.autocast(self.device.type, self.training_dtype, enabled=mixed):
+            logits = self.logits(point, statistics, inputs)
+        value = loss(logits.float() if mixed else logits, targets.to(self.device))
         (gradient,) = torch.autograd.grad(value, point)
         return value.detach(), gradient
 
@@ -130,21 +144,31 @@ class Normalise(nn.Module):
         return (inputs.to(torch.float32) - self.mean) / self.std
 
 
-def build(config: ModelConfig, preprocess: nn.Module, **arguments: Any) -> Network:
-    """The network that a config names. Raises InvalidConfig if its factory cannot be found or called so."""
-    module_name, _, function = config.factory.partition(":")
+def build(config: ModelConfig, preprocess: nn.Module, classes: int, in_channels: int) -> Network:
+    """The network that a config names. Raises InvalidConfig if its factory cannot be found or called so.
+
+    The factory gets the options, and of `classes`, `num_classes` and `in_channels` those that it has arguments for.
+    """
+    kind, _, name = config.factory.partition(":")
+    if kind == "torchvision":
+        factory, arguments = _torchvision(name), {"num_classes": classes}
+    else:
+        factory = resolve(config.factory, "model.factory")
+        offered = {"classes": classes, "num_classes": classes, "in_channels": in_channels}
+        taken = inspect.signature(factory).parameters
+        arguments = {name: value for name, value in offered.items() if name in taken}
     try:
-        factory = getattr(importlib.import_module(module_name), function)
-    except Exception as error:  # importing runs the user's code
-        raise InvalidConfig(f"model.factory is '{config.factory}': {_first_line(error)}") from error
-    try:
-        network = Network(lambda: factory(**arguments, **config.options), preprocess)
+        return Network(lambda: factory(**(arguments | config.options)), preprocess)
     except InvalidConfig:
         raise
-    except Exception as error:
-        raise InvalidConfig(f"model.factory '{config.factory}' failed: {_first_line(error)}") from error
-    return network
+    except Exception as error:  # the factory is the user's code
+        raise InvalidConfig(f"model.factory '{config.factory}' failed: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise InvalidConfig(f"model.factory is 'torchvision:{name}', which torchvision does not have{hint}")
+    return torchvision.models.get_model_builder(name)  # type: ignore[no-any-return]

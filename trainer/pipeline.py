@@ -20,20 +20,21 @@ from trainer import data as data_sets
 from trainer import network as networks
 from trainer.config import Config
 from trainer.curve import Curve
-from trainer.data import Splits
-from trainer.errors import OutputExists
+from trainer.data import Split, Splits
+from trainer.errors import InvalidConfig, OutputExists
+from trainer.fge import Snapshot
 from trainer.network import Network
 from trainer.progress import Progress
+from trainer.reference import first_line
 from trainer.results import FgeTrace, Results
 from trainer.seeding import seed_stage
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where everything is: two ensemble directories, the report, the test rows to ask a server about."""
+    """Where everything is: the ensemble directories, the report, the test rows to ask a server about."""
 
-    fge: Path
-    curve: Path
+    ensembles: dict[str, Path]  # by method: "fge", "curve"
     report: Path
     results_file: Path
     test_file: Path  # .npz with `inputs` and `targets`
@@ -48,79 +49,81 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
     clock = Clock()
     splits = data_sets.load(config.data)
+    train_split = splits.train.to(device)
     fge.cycle_iterations(splits.train, config.fge, config.sgd)  # refuses what FGE could not do later
-    _check_output(out)
+    _check_output(out, config.methods)
     seed_stage(config.seed, "network")
     network = build_network(config, splits)
     graph = export.graph(network, splits.train.inputs)  # first: what cannot be exported is not worth training
+    network.to(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision])
+    progress.say(f"parameters={network.size} device={device} rows={ {k: len(v) for k, v in splits.by_name.items()} }")
 
-    endpoint_epochs, fge_start = config.endpoint.epochs, config.fge.start_epoch
-    runs = []
     with clock.time("endpoints"):
-        for number in range(2):
-            seed_stage(config.seed, "endpoint", number)
-            with progress.stage(f"endpoint {number + 1} of 2", config.endpoint.epochs) as stage:
-                runs.append(train.endpoint(network, splits.train, config.endpoint, config.sgd, stage, keep=[fge_start]))
-    ends = [checkpoints[endpoint_epochs] for checkpoints in runs]
-    start = runs[0][fge_start]
+        runs = _endpoints(config, network, train_split, progress)
+    ends = [checkpoints[config.endpoint.epochs] for checkpoints in runs]
+    epochs = config.endpoint.epochs
+    predictors = {"single network": (member.endpoints(network, splits, ends[:1], epochs), epochs)}
+    ensembles = []
+    trace = curve_profile = segment_profile = None
 
-    with clock.time("fge"), progress.stage("fge", config.fge.epochs) as stage:
-        seed_stage(config.seed, "fge")
-        observe = _Tracer(network, splits, start, config)
-        snapshots = fge.collect(network, splits.train, start, config.fge, config.sgd, stage, observe)
+    if "fge" in config.methods:
+        with clock.time("fge"):
+            trace = FgeTrace(fge.cycle_iterations(splits.train, config.fge, config.sgd))
+            snapshots = _fge(config, network, train_split, splits, runs[0], trace, progress)
+        with clock.time("fge: recalibrate, calibrate, evaluate"):
+            ensembles.append(member.fge(network, splits, snapshots))
+        cost = max(config.fge.start_epochs) + len(config.fge.start_epochs) * config.fge.epochs
+        predictors["FGE"] = (ensembles[-1], cost)
 
-    with clock.time("curve"), progress.stage("curve", config.curve.epochs) as stage:
-        seed_stage(config.seed, "curve")
-        curve = connect.find_curve(network, splits.train, (ends[0], ends[1]), config.curve, config.sgd, stage)
-
-    with clock.time("recalibrate, calibrate, evaluate"):
-        progress.say("stage='recalibrate, calibrate, evaluate'")
-        single = member.endpoints(network, splits, ends[:1], endpoint_epochs)
-        pair = member.endpoints(network, splits, ends, endpoint_epochs)
-        fge_ensemble = member.fge(network, splits, snapshots)
-        grid = member.curve_points(network, splits, curve, config.curve.grid)
-        stride = (config.curve.grid - 1) // (config.curve.members - 1)
-        curve_ensemble = member.curve(curve, grid[::stride], splits)
-        segment = Curve.straight(config.curve.kind, ends[0], ends[1], bends=0)
-        segment_grid = member.curve_points(network, splits, segment, config.curve.grid)
+    if "curve" in config.methods:
+        with clock.time("curve"), progress.stage("curve", config.curve.epochs) as stage:
+            seed_stage(config.seed, "curve")
+            curve = connect.find_curve(network, train_split, (ends[0], ends[1]), config.curve, config.sgd, stage)
+        with clock.time("curve: recalibrate, calibrate, evaluate"):
+            progress.say("stage='curve: recalibrate, calibrate, evaluate'")
+            grid = member.curve_points(network, splits, curve, config.curve.grid)
+            stride, rest = divmod(config.curve.grid - 1, config.curve.members - 1)
+            # The members are points of the grid where they can be.
+            chosen = member.curve_points(network, splits, curve, config.curve.members) if rest else grid[::stride]
+            ensembles.append(member.curve(curve, chosen, splits))
+            segment = Curve.straight(config.curve.kind, ends[0], ends[1], bends=0)
+            curve_profile = results.profile(curve, grid, splits)
+            segment_profile = results.profile(
+                segment, member.curve_points(network, splits, segment, config.curve.grid), splits
+            )
+        predictors["endpoint pair"] = (member.endpoints(network, splits, ends, epochs), 2 * epochs)
+        predictors["curve"] = (ensembles[-1], 2 * epochs + config.curve.epochs)
 
     with clock.time("export"):
         progress.say("stage='export'")
-        baselines = {"single": single, "endpoint-pair": pair}
-        for ensemble in (fge_ensemble, curve_ensemble):
+        baselines = {
+            name.replace(" network", "").replace(" ", "-"): predictors[name][0]
+            for name in ("single network", "endpoint pair")
+            if name in predictors
+        }
+        for ensemble in ensembles:
             manifest.write(out / ensemble.name, ensemble, baselines, network, graph, splits, config)
 
-    named = {"single network": single, "endpoint pair": pair, "FGE": fge_ensemble, "curve": curve_ensemble}
-    costs = [
-        endpoint_epochs,
-        2 * endpoint_epochs,
-        fge_start + config.fge.epochs,
-        2 * endpoint_epochs + config.curve.epochs,
-    ]
+    ordered = {name: predictors[name] for name in results.ORDER if name in predictors}
     found = Results(
         config=config.to_dict(),
-        rows=[
-            results.row(ensemble, splits, name, cost)
-            for (name, ensemble), cost in zip(named.items(), costs, strict=True)
-        ],
-        curve=results.profile(curve, grid, splits),
-        segment=results.profile(segment, segment_grid, splits),
-        fge=observe.trace,
+        rows=[results.row(ensemble, splits, name, cost) for name, (ensemble, cost) in ordered.items()],
+        curve=curve_profile,
+        segment=segment_profile,
+        fge=trace,
         reliability={
-            name: evaluate.reliability(ensemble.probs("test"), splits.test.targets) for name, ensemble in named.items()
+            name: evaluate.reliability(ensemble.probs("test"), splits.test.targets)
+            for name, (ensemble, _) in ordered.items()
         },
-        temperatures={
-            ensemble.name: [entry.temperature for entry in ensemble.members]
-            for ensemble in (fge_ensemble, curve_ensemble)
-        },
-        pooled_temperatures={ensemble.name: ensemble.temperature for ensemble in (fge_ensemble, curve_ensemble)},
+        temperatures={ensemble.name: [entry.temperature for entry in ensemble.members] for ensemble in ensembles},
+        pooled_temperatures={ensemble.name: ensemble.temperature for ensemble in ensembles},
         seconds=clock.seconds,
     )
     outcome = Outcome(
-        fge=out / fge_ensemble.name,
-        curve=out / curve_ensemble.name,
+        ensembles={ensemble.name: out / ensemble.name for ensemble in ensembles},
         report=out / "report.html",
         results_file=out / "results.json",
         test_file=out / "test.npz",
@@ -134,10 +137,51 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     return outcome
 
 
-def _check_output(out: Path) -> None:
+def choose_device(name: str) -> torch.device:
+    """Raises InvalidConfig for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidConfig("device is 'cuda'; torch finds no GPU")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _endpoints(config: Config, network: Network, split: Split, progress: Progress) -> list[dict[int, Tensor]]:
+    """The checkpoints of each run, by epoch: two runs for a curve, else one."""
+    count = 2 if "curve" in config.methods else 1
+    keep = config.fge.start_epochs if "fge" in config.methods else []
+    runs = []
+    for number in range(count):
+        seed_stage(config.seed, "endpoint", number)
+        with progress.stage(f"endpoint {number + 1} of {count}", config.endpoint.epochs) as stage:
+            # FGE starts from the first run alone.
+            runs.append(train.endpoint(network, split, config.endpoint, config.sgd, stage, keep if number == 0 else []))
+    return runs
+
+
+def _fge(
+    config: Config,
+    network: Network,
+    train_split: Split,
+    splits: Splits,
+    checkpoints: dict[int, Tensor],
+    trace: FgeTrace,
+    progress: Progress,
+) -> list[list[Snapshot]]:
+    """The snapshots of each run, one from each start; the first run is traced for the report."""
+    runs = []
+    starts = config.fge.start_epochs
+    for number, epoch in enumerate(starts):
+        seed_stage(config.seed, "fge", number)
+        tracer = _Tracer(network, train_split, splits, checkpoints[epoch], config.fge.trace_every, trace)
+        observe: fge.Observer = tracer if number == 0 else lambda i, rate, weights: None
+        with progress.stage(f"fge {number + 1} of {len(starts)}", config.fge.epochs) as stage:
+            runs.append(fge.collect(network, train_split, checkpoints[epoch], config.fge, config.sgd, stage, observe))
+    return runs
+
+
+def _check_output(out: Path, methods: list[str]) -> None:
     """Raises OutputExists or OSError unless the results can be written there and replace nothing but an ensemble."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("fge", "curve"):
+    for name in methods:
         try:
             manifest_file.check_replaceable(out / name)
         except FileExistsError as error:
@@ -147,30 +191,46 @@ def _check_output(out: Path) -> None:
 
 
 def build_network(config: Config, splits: Splits) -> Network:
+    """The config's network for these rows, on the CPU. Raises InvalidConfig if its classes are not the data's."""
     inputs = splits.train.inputs
-    preprocess = networks.Normalise(splits.mean, splits.std, inputs.dim())
-    return networks.build(config.model, preprocess, classes=len(splits.class_labels), in_channels=inputs.shape[1])
+    preprocess: torch.nn.Module = torch.nn.Identity()
+    if inputs.dtype is not torch.int64:  # those are tokens
+        preprocess = networks.Normalise(*splits.channel_statistics(), inputs.dim())
+    classes = len(splits.class_labels)
+    network = networks.build(config.model, preprocess, classes, in_channels=inputs.shape[1])
+    try:
+        with torch.no_grad(), network.evaluating():
+            shape = list(network.logits(network.initial_weights(), network.initial_statistics(), inputs[:2]).shape)
+    except Exception as error:
+        raise InvalidConfig(
+            f"model.factory '{config.model.factory}' cannot take rows of {list(inputs.shape[1:])}: {first_line(error)}"
+        ) from error
+    if shape != [2, classes]:
+        raise InvalidConfig(
+            f"model.factory '{config.model.factory}' gives {shape} for 2 rows; {splits.name} has {classes} classes"
+        )
+    return network
 
 
 class _Tracer:
     """Watches FGE: every few iterations, and at each snapshot, the test error of the weights as they are."""
 
-    def __init__(self, network: Network, splits: Splits, start: Tensor, config: Config) -> None:
-        self._network, self._splits, self._start = network, splits, start
-        self._every = config.fge.trace_every
-        cycle = config.fge.cycle_epochs * splits.train.batch_count(config.sgd.batch_size)
-        self.trace = FgeTrace(cycle)
+    def __init__(
+        self, network: Network, train_split: Split, splits: Splits, start: Tensor, every: int, trace: FgeTrace
+    ) -> None:
+        self._network, self._train, self._test, self._start = network, train_split, splits.test, start
+        self._every, self._trace = every, trace
 
     def __call__(self, i: int, rate: float, weights: Tensor) -> None:
-        cycle = self.trace.cycle_iterations
-        if i % self._every and i % cycle != cycle // 2:
+        cycle = self._trace.cycle_iterations
+        if (not self._every or i % self._every) and i % cycle != cycle // 2:
             return
-        statistics = batchnorm.recalibrate(self._network, weights, self._splits.train)
-        logits = evaluate.logits(self._network, weights, statistics, self._splits.test)
-        self.trace.iteration.append(i)
-        self.trace.learning_rate.append(rate)
-        self.trace.test_error.append(evaluate.quality(logits.softmax(-1), self._splits.test.targets).error)
-        self.trace.distance.append(float((weights - self._start).norm()))
+        statistics = batchnorm.recalibrate(self._network, weights, self._train)
+        logits = evaluate.logits(self._network, weights, statistics, self._test)
+        self._trace.iteration.append(i)
+        self._trace.learning_rate.append(rate)
+        self._trace.test_error.append(evaluate.quality(logits.softmax(-1), self._test.targets).error)
+        self._trace.distance.append(float((weights - self._start).norm()))
 
 
 class Clock:

@@ -23,25 +23,23 @@ td.best { font-weight: 700; } pre { background: #f6f6f6; padding: 1rem; overflow
 
 def write(results: Results, versions: dict[str, str], commit: str, path: Path) -> None:
     """The report, and each picture beside it under figures/."""
-    pictures = {
-        "fge-walk": figures.fge_walk(results),
-        "path": figures.path(results),
-        "path-zoomed": figures.path_zoomed(results),
-        "reliability": figures.reliability(results),
-        "temperatures": figures.temperatures(results),
-    }
+    pictures = {"reliability": figures.reliability(results), "temperatures": figures.temperatures(results)}
+    if results.curve is not None and results.segment is not None:
+        pictures["path"] = figures.path(results, results.curve, results.segment)
+        pictures["path-zoomed"] = figures.path_zoomed(results, results.curve)
+    if results.fge is not None:
+        pictures["fge-walk"] = figures.fge_walk(results, results.fge)
     for name, png in pictures.items():
         atomic_file.write_bytes(path.parent / "figures" / f"{name}.png", png)
     atomic_file.write_bytes(path, _page(results, pictures, versions, commit).encode())
 
 
 def _page(results: Results, pictures: dict[str, bytes], versions: dict[str, str], commit: str) -> str:
-    curve, segment, config = results.curve, results.segment, results.config
-    ends = max(curve.test_error[0], curve.test_error[-1])
+    config = results.config
     name = html.escape(config["name"])
     rows = results.rows[0].quality.rows
     body = f"""
-<h1>{name}: FGE and curve ensembles</h1>
+<h1>{name}: {html.escape(" and ".join(config["methods"]))}</h1>
 <p class="lead">Seed {config["seed"]}. Everything below is measured on {rows} test rows that no stage has seen;
 temperatures were fitted on the calibration split.</p>
 
@@ -49,17 +47,8 @@ temperatures were fitted on the calibration split.</p>
 {_table(results)}
 <p class="note">Lower is better everywhere. NLL in nats; ECE with {ECE_BINS} equal-width bins. <em>Epochs</em> counts
 the training that a predictor needed from scratch, the pictures' evaluations not included.</p>
-
-<h2>The curve between the endpoints, and the straight segment</h2>
-<p>On the curve the test error stays at or below {100 * max(curve.test_error):.2f} % (worse endpoint
-{100 * ends:.2f} %); on the segment it rises to {100 * max(segment.test_error):.2f} %. The curve is
-{curve.length / segment.length:.2f} times as long.</p>
-{_figure(pictures["path"], "Error and loss along both paths, BatchNorm recalibrated at every point (paper, Figure 2).")}
-{_figure(pictures["path-zoomed"], "The curve alone.")}
-
-<h2>Fast geometric ensembling</h2>
-{_figure(pictures["fge-walk"], "The walk by iteration (paper, Figure 5).")}
-
+{_curve(results, pictures)}
+{_fge(pictures)}
 <h2>Calibration</h2>
 {_figure(pictures["reliability"], "Accuracy against confidence after temperatures; area is the share of rows.")}
 {_figure(pictures["temperatures"], "Fitted temperatures; below 1 sharpens.")}
@@ -71,6 +60,27 @@ Seconds: {html.escape(", ".join(f"{k} {v:.1f}" for k, v in results.seconds.items
 """
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head><body>{body}</body></html>\n'
+
+
+def _curve(results: Results, pictures: dict[str, bytes]) -> str:
+    if results.curve is None or results.segment is None:
+        return ""
+    curve, segment = results.curve, results.segment
+    return f"""
+<h2>The curve between the endpoints, and the straight segment</h2>
+<p>On the curve the test error stays at or below {100 * max(curve.test_error):.2f} % (worse endpoint
+{100 * max(curve.test_error[0], curve.test_error[-1]):.2f} %); on the segment it rises to
+{100 * max(segment.test_error):.2f} %. The curve is {curve.length / segment.length:.2f} times as long.</p>
+{_figure(pictures["path"], "Error and loss along both paths, BatchNorm recalibrated at every point (paper, Figure 2).")}
+{_figure(pictures["path-zoomed"], "The curve alone.")}"""
+
+
+def _fge(pictures: dict[str, bytes]) -> str:
+    if "fge-walk" not in pictures:
+        return ""
+    return f"""
+<h2>Fast geometric ensembling</h2>
+{_figure(pictures["fge-walk"], "The walk by iteration (paper, Figure 5).")}"""
 
 
 def _table(results: Results) -> str:

@@ -10,6 +10,8 @@ from trainer.evaluate import Bin, Quality
 from trainer.member import Ensemble, Member
 from trainer.temperature import temper
 
+ORDER = ("single network", "endpoint pair", "FGE", "curve")  # of the table
+
 
 @dataclass(frozen=True)
 class Row:
@@ -50,9 +52,9 @@ class FgeTrace:
 class Results:
     config: dict[str, Any]
     rows: list[Row]
-    curve: Profile
-    segment: Profile
-    fge: FgeTrace
+    curve: Profile | None  # None: this method was not run
+    segment: Profile | None
+    fge: FgeTrace | None
     reliability: dict[str, list[Bin]]  # on the test split, by predictor
     temperatures: dict[str, list[float]]  # of the members, by ensemble
     pooled_temperatures: dict[str, float]

@@ -49,7 +49,7 @@ def inputs(small_run: Outcome) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_answers_over_grpc_equal_torch_on_every_test_row(small_run: Outcome, inputs: np.ndarray, name: str) -> None:
-    directory = getattr(small_run, name)
+    directory = small_run.ensembles[name]
     probs, member_probs = torch_answers(directory, inputs)
     with ServerProcess(directory) as server, Client(server.grpc, "digits") as client:
         answer = client.predict(inputs, member_probs=True)
@@ -63,7 +63,7 @@ def test_answers_over_grpc_equal_torch_on_every_test_row(small_run: Outcome, inp
 def test_standalone_files_in_stock_onnx_runtime_equal_torch(
     small_run: Outcome, inputs: np.ndarray, name: str, tmp_path: Path
 ) -> None:
-    directory = getattr(small_run, name)
+    directory = small_run.ensembles[name]
     probs, member_probs = torch_answers(directory, inputs)
     paths = standalone.write(validate(directory), tmp_path / "out")
     found = []
@@ -76,7 +76,7 @@ def test_standalone_files_in_stock_onnx_runtime_equal_torch(
 
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_the_manifests_metrics_are_what_a_client_measures(small_run: Outcome, inputs: np.ndarray, name: str) -> None:
-    directory = getattr(small_run, name)
+    directory = small_run.ensembles[name]
     with np.load(small_run.test_file) as file:
         targets = file["targets"]
     with ServerProcess(directory) as server, Client(server.grpc, "digits") as client:

@@ -11,7 +11,7 @@ from tests.server_process import ServerProcess
 
 @pytest.fixture(scope="module")
 def server(small_run) -> Iterator[ServerProcess]:  # type: ignore[no-untyped-def]
-    with ServerProcess(small_run.curve) as server:
+    with ServerProcess(small_run.ensembles["curve"]) as server:
         yield server
 
 

@@ -49,5 +49,5 @@ def test_impossible_splits_are_refused() -> None:
         data.load(DataConfig(train_rows=1000, calibration_rows=790))
     with pytest.raises(InvalidConfig, match="calibration_rows is 3; expected 10, one a class, or more"):
         data.load(DataConfig(calibration_rows=3))
-    with pytest.raises(InvalidConfig, match=r"data\.source is 'letters'; expected one of digits"):
+    with pytest.raises(InvalidConfig, match=r"data\.source is 'letters'; expected digits, torchvision:NAME"):
         data.load(DataConfig(source="letters"))

@@ -8,7 +8,7 @@ from trainer.config import FgeConfig, SgdConfig
 from trainer.errors import InvalidConfig, TrainingDiverged
 from trainer.schedule import triangular
 
-CONFIG = FgeConfig(start_epoch=1, epochs=4, cycle_epochs=2, alpha_1=0.1, alpha_2=0.01)
+CONFIG = FgeConfig(start_epochs=[1], epochs=4, cycle_epochs=2, alpha_1=0.1, alpha_2=0.01)
 SGD = SgdConfig(batch_size=8, momentum=0.9, weight_decay=0.01)
 
 
@@ -44,14 +44,14 @@ def test_the_start_is_not_moved_and_every_iteration_is_observed() -> None:
 
 def test_an_odd_cycle_is_refused() -> None:
     network, split = batchnorm_network(), random_split(24)  # three batches of eight
-    config = FgeConfig(start_epoch=1, epochs=3, cycle_epochs=1, alpha_1=0.1, alpha_2=0.01)
+    config = FgeConfig(start_epochs=[1], epochs=3, cycle_epochs=1, alpha_1=0.1, alpha_2=0.01)
     with pytest.raises(InvalidConfig, match="make a cycle of 3; expected an even number"):
         fge.collect(network, split, network.initial_weights(), config, SGD, Silent())
 
 
 def test_weights_lost_in_the_last_step_stop_the_run_too() -> None:
     network, split = batchnorm_network(), random_split(24)
-    config = FgeConfig(start_epoch=1, epochs=1, cycle_epochs=1, alpha_1=1e9, alpha_2=9e8)
+    config = FgeConfig(start_epochs=[1], epochs=1, cycle_epochs=1, alpha_1=1e9, alpha_2=9e8)
     start = network.initial_weights() * 1e35
     with pytest.raises(TrainingDiverged, match="fge: the"):
         fge.collect(network, split, start, config, SgdConfig(batch_size=12, weight_decay=1e9), Silent())

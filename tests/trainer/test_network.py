@@ -112,3 +112,32 @@ def test_a_buffer_that_training_moves_and_nothing_recalibrates_is_refused() -> N
 def test_a_constant_channel_is_shifted_and_not_divided_by_zero() -> None:
     normalise = Normalise([10.0], [0.0], 4)
     assert normalise(torch.full((1, 1, 1, 1), 12, dtype=torch.uint8)).item() == 2.0
+
+
+def test_bf16_steps_change_speed_and_not_meaning() -> None:
+    network, split = batchnorm_network(), random_split(64)
+    weights = network.initial_weights()
+    losses, gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        network.to(torch.device("cpu"), dtype)
+        statistics = network.initial_statistics()
+        loss, gradient = network.gradient(weights, statistics, split.inputs, split.targets, cross_entropy)
+        losses.append(float(loss))
+        gradients.append(gradient)
+        assert gradient.dtype is torch.float32
+        assert statistics["1.running_var"].dtype is torch.float32
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_torchvisions_networks_and_near_misses_of_their_names() -> None:
+    network = networks.build(ModelConfig("torchvision:squeezenet1_1"), nn.Identity(), classes=7, in_channels=3)
+    assert network.unflatten(network.initial_weights())["classifier.1.weight"].shape[0] == 7
+    with pytest.raises(InvalidConfig, match="torchvision does not have; did you mean resnet18"):
+        networks.build(ModelConfig("torchvision:resnet19"), nn.Identity(), classes=7, in_channels=3)
+
+
+def test_a_factory_that_returns_no_module_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"returned a tuple; expected an nn\.Module"):
+        networks.build(ModelConfig("os.path:split", {"p": "a/b"}), nn.Identity(), classes=2, in_channels=1)

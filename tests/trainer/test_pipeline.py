@@ -13,6 +13,7 @@ from protos.validate import validate
 from tests.conftest import SMALL
 from trainer import data, pipeline
 from trainer.config import DataConfig, override
+from trainer.errors import InvalidConfig
 from trainer.pipeline import Outcome
 from trainer.progress import Progress
 from trainer.recipes import RECIPES
@@ -29,30 +30,30 @@ def test_equal_seeds_give_equal_bytes_and_another_seed_other_weights(small_run: 
     again = pipeline.run(override(RECIPES["digits"](0), SMALL), tmp_path / "again", QUIET)
     other = pipeline.run(override(RECIPES["digits"](1), SMALL), tmp_path / "other", QUIET)
     for ensemble in ("fge", "curve"):
-        first = hashes(getattr(small_run, ensemble))
-        assert hashes(getattr(again, ensemble)) == first
-        assert not set(hashes(getattr(other, ensemble))) & set(first)
-    temperatures = [m.temperature for m in validate(small_run.curve).manifest.members]
-    assert [m.temperature for m in validate(again.curve).manifest.members] == temperatures
+        first = hashes(small_run.ensembles[ensemble])
+        assert hashes(again.ensembles[ensemble]) == first
+        assert not set(hashes(other.ensembles[ensemble])) & set(first)
+    temperatures = [m.temperature for m in validate(small_run.ensembles["curve"]).manifest.members]
+    assert [m.temperature for m in validate(again.ensembles["curve"]).manifest.members] == temperatures
     assert again.results.rows == small_run.results.rows
 
 
 def test_one_stages_settings_do_not_move_anothers_random_numbers(small_run: Outcome, tmp_path: Path) -> None:
     config = override(RECIPES["digits"](0), [*SMALL, "fge.alpha_1=0.4"])
     changed = pipeline.run(config, tmp_path / "changed", QUIET)
-    assert hashes(changed.curve) == hashes(small_run.curve)
-    assert hashes(changed.fge) != hashes(small_run.fge)
+    assert hashes(changed.ensembles["curve"]) == hashes(small_run.ensembles["curve"])
+    assert hashes(changed.ensembles["fge"]) != hashes(small_run.ensembles["fge"])
 
 
 def test_the_manifest_says_where_everything_comes_from(small_run: Outcome) -> None:
-    described = validate(small_run.fge).manifest
+    described = validate(small_run.ensembles["fge"]).manifest
     provenance = described.provenance
     assert provenance.config["fge"]["cycle_epochs"] == 2
     assert list(provenance.seeds) == [0]
     assert provenance.dataset.name == "digits"
     assert dict(provenance.dataset.rows) == {"train": 300, "calibration": 300, "test": 1197}
     assert provenance.library_versions["torch"] == torch.__version__.split("+")[0]
-    assert [m.id for m in described.members] == ["fge-0", "fge-1", "fge-2"]
+    assert [m.id for m in described.members] == ["fge-0-0", "fge-0-1", "fge-0-2"]
     assert [m.fge_snapshot.epoch for m in described.members] == [1.0, 3.0, 5.0]
     predictors = [(m.predictor, m.split, m.rows) for m in described.metrics]
     assert predictors == [
@@ -64,7 +65,7 @@ def test_the_manifest_says_where_everything_comes_from(small_run: Outcome) -> No
 
 
 def test_the_curve_stores_its_control_points_and_its_ends_are_the_endpoints(small_run: Outcome) -> None:
-    stored = validate(small_run.curve)
+    stored = validate(small_run.ensembles["curve"])
     assert list(stored.weight_sets) == ["endpoint-0", "bend-1", "endpoint-1"]
     assert [m.curve_point.t for m in stored.manifest.members] == [0.0, 0.25, 0.5, 0.75, 1.0]
     for member_index, weight_set in ((0, "endpoint-0"), (-1, "endpoint-1")):
@@ -98,6 +99,55 @@ def test_the_test_file_holds_what_the_split_does(small_run: Outcome) -> None:
 def test_every_curve_trains_exports_and_loads(tmp_path: Path, kind: str, bends: int) -> None:
     config = override(RECIPES["digits"](0), [*SMALL, f"curve.kind={kind}", f"curve.bends={bends}", "curve.epochs=2"])
     outcome = pipeline.run(config, tmp_path / "run", QUIET)
-    stored = validate(outcome.curve)
+    stored = validate(outcome.ensembles["curve"])
     assert len(stored.weight_sets) == bends + 2
     assert {m.curve_point.bends for m in stored.manifest.members} == {bends}
+
+
+def test_one_method_alone_trains_no_more_than_it_needs(small_run: Outcome, tmp_path: Path) -> None:
+    config = override(RECIPES["digits"](0), [*SMALL, 'methods=["fge"]'])
+    outcome = pipeline.run(config, tmp_path / "fge", QUIET)
+    assert hashes(outcome.ensembles["fge"]) == hashes(small_run.ensembles["fge"])
+    assert list(outcome.ensembles) == ["fge"]
+    assert [row.predictor for row in outcome.results.rows] == ["single network", "FGE"]
+    assert "straight segment" not in outcome.report.read_text()
+
+    config = override(RECIPES["digits"](0), [*SMALL, 'methods=["curve"]'])
+    outcome = pipeline.run(config, tmp_path / "curve", QUIET)
+    assert hashes(outcome.ensembles["curve"]) == hashes(small_run.ensembles["curve"])
+    assert [row.predictor for row in outcome.results.rows] == ["single network", "endpoint pair", "curve"]
+    assert "The walk by iteration" not in outcome.report.read_text()
+
+
+def test_several_starts_pool_their_snapshots(small_run: Outcome, tmp_path: Path) -> None:
+    config = override(RECIPES["digits"](0), [*SMALL, 'methods=["fge"]', "fge.start_epochs=[4, 6]"])
+    outcome = pipeline.run(config, tmp_path / "run", QUIET)
+    members = validate(outcome.ensembles["fge"]).manifest.members
+    assert [(m.fge_snapshot.run, m.fge_snapshot.cycle) for m in members] == [(r, c) for r in (0, 1) for c in range(3)]
+    assert set(hashes(outcome.ensembles["fge"])) >= set(hashes(small_run.ensembles["fge"])[1:])  # the first run's
+    assert outcome.results.rows[1].training_epochs == 6 + 2 * 5
+
+
+def test_a_network_of_other_classes_or_rows_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def five():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))\n"
+        "def wide():\n    return nn.Sequential(nn.Flatten(), nn.Linear(100, 10))\n"
+    )
+    for name, message in (
+        ("five", r"gives \[2, 5\] for 2 rows; digits has 10 classes"),
+        ("wide", "cannot take rows of"),
+    ):
+        factory = f"model.factory={tmp_path}/mine.py:{name}"
+        config = override(RECIPES["digits"](0), [*SMALL, "model.options={}", factory])
+        with pytest.raises(InvalidConfig, match=message):
+            pipeline.run(config, tmp_path / "run", QUIET)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_ensembles_are_as_good(small_run: Outcome, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        config = override(RECIPES["digits"](0), [*SMALL, "device=cuda", f"precision={precision}"])
+        outcome = pipeline.run(config, tmp_path / precision, QUIET)
+        for mine, reference in zip(outcome.results.rows, small_run.results.rows, strict=True):
+            assert mine.quality.nll == pytest.approx(reference.quality.nll, abs=0.1)

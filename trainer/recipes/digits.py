@@ -15,6 +15,6 @@ def digits(seed: int = 0) -> Config:
         model=ModelConfig(factory="trainer.models.small_conv:small_conv", options={"channels": [16, 32, 32]}),
         sgd=SgdConfig(batch_size=50, momentum=0.9, weight_decay=5e-4),
         endpoint=EndpointConfig(epochs=20, learning_rate=0.1),
-        fge=FgeConfig(start_epoch=15, epochs=38, cycle_epochs=4, alpha_1=0.5, alpha_2=0.01),
+        fge=FgeConfig(start_epochs=[15], epochs=38, cycle_epochs=4, alpha_1=0.5, alpha_2=0.01, trace_every=2),
         curve=CurveConfig(kind="bezier", bends=1, epochs=150, learning_rate=0.1, members=21),
     )

@@ -1,0 +1,21 @@
+"""VGG-16 without BatchNorm on CIFAR-100: the paper's Table 1 at one budget of 200 epochs, 22 FGE members.
+
+Epochs, rates and cycles are the paper's section 6 and appendix A.5. Where it is silent (weight decay, the curve's
+epochs and rates, batch size, the last 5,000 training images held out), the authors' later code. For CIFAR-10:
+--data torchvision:CIFAR10.
+"""
+
+from trainer.config import Config, CurveConfig, DataConfig, EndpointConfig, FgeConfig, ModelConfig, SgdConfig
+
+
+def paper_vgg16(seed: int = 0) -> Config:
+    return Config(
+        name="paper-vgg16",
+        seed=seed,
+        data=DataConfig(source="torchvision:CIFAR100", train_rows=0, calibration_rows=5000, augment="flip-crop"),
+        model=ModelConfig(factory="trainer.models.vgg:vgg16", options={}),
+        sgd=SgdConfig(batch_size=128, momentum=0.9, weight_decay=5e-4),
+        endpoint=EndpointConfig(epochs=200, learning_rate=0.05),
+        fge=FgeConfig(start_epochs=[120, 156], epochs=22, cycle_epochs=2, alpha_1=1e-2, alpha_2=5e-4),
+        curve=CurveConfig(kind="bezier", bends=1, epochs=600, learning_rate=0.015, members=50, grid=121),
+    )
