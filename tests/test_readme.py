@@ -15,7 +15,7 @@ def mapped_files() -> dict[str, set[str]]:
     files: dict[str, set[str]] = {}
     folder = ""
     for line in block.splitlines():
-        names, _, _ = line.strip().partition("   ")
+        names = line.strip().split("   ")[0]
         if not line.startswith(" "):
             folder = names.split("/")[0] if "/" in names else ""
             continue

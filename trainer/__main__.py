@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data", help="other data: digits, torchvision:NAME, folder:PATH, MODULE:FUNCTION, FILE.py:FUNCTION"
     )
     run.add_argument("--only", choices=("fge", "curve"), help="one of the two methods")
+    run.add_argument("--restart", action="store_true", help="discard the checkpoints of a run that was interrupted")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="assignments",
                      help="change a setting, such as curve.kind=polygonal-chain; may be repeated")  # fmt: skip
     run.set_defaults(command=_run)
@@ -75,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
     config = override(RECIPES[options.recipe](options.seed), [*assignments, *options.assignments])
     progress = Progress()
     progress.say(f"config={config}")
-    outcome = pipeline.run(config, options.out or Path("runs", options.recipe), progress)
+    outcome = pipeline.run(config, options.out or Path("runs", options.recipe), progress, options.restart)
     OUT.print(_table(outcome))
     for label, path in (*outcome.ensembles.items(), ("report", outcome.report)):
         OUT.print(f"{label:<8} {path}", soft_wrap=True)

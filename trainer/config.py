@@ -116,6 +116,7 @@ class Config:
     threads: int = 0  # of torch; 0: as many as torch chooses. Results repeat bit for bit only at equal threads
     methods: list[str] = field(default_factory=lambda: ["fge", "curve"])  # one or both
     device: str = "auto"  # "cpu", "cuda", or whichever there is
+    checkpoint_seconds: float = 60.0  # least time between two checkpoints of a stage; its end is always saved
     precision: str = "fp32"  # or "bf16" in training steps; weights, statistics and evaluation stay fp32
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -132,6 +133,7 @@ class Config:
         _within("threads", self.threads, 0, 1024, open_end=False)
         if not self.methods or len(set(self.methods)) != len(self.methods) or set(self.methods) - {"fge", "curve"}:
             raise InvalidConfig(f'methods is {self.methods}; expected "fge", "curve" or both')
+        _at_least("checkpoint_seconds", self.checkpoint_seconds, 0.0)
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         _one_of("precision", self.precision, ("fp32", "bf16"))
         for epoch in self.fge.start_epochs:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainer.checkpoint import NoCheckpoints, StageCheckpoints, loop_state, restore_loop
 from trainer.config import CurveConfig, SgdConfig
 from trainer.curve import Curve
 from trainer.data import Split
@@ -16,20 +17,31 @@ from trainer.train import check_finite, set_rate
 
 
 def find_curve(
-    network: Network, split: Split, ends: tuple[Tensor, Tensor], config: CurveConfig, sgd: SgdConfig, stage: Stage
+    network: Network,
+    split: Split,
+    ends: tuple[Tensor, Tensor],
+    config: CurveConfig,
+    sgd: SgdConfig,
+    stage: Stage,
+    saved: StageCheckpoints | None = None,
 ) -> Curve:
     """The curve whose bends minimise E_{t ~ U(0,1)} L(φ(t)) (eq. 3), from the straight segment between the ends [P].
 
-    One t a batch for the whole network. Raises TrainingDiverged.
+    One t a batch for the whole network. Goes on from what `saved` holds. Raises TrainingDiverged.
     """
     curve = Curve.straight(config.kind, *ends, bends=config.bends)
-    bends = curve.control_points[1:-1]
+    bends = list(curve.control_points[1:-1])
     statistics = network.initial_statistics()
     # Weight decay is the L2 term on φ(t), inside the gradient; the optimizer's own would act on the bends.
     optimizer = torch.optim.SGD(bends, lr=config.learning_rate, momentum=sgd.momentum)
     iterations = config.epochs * split.batch_count(sgd.batch_size)
-    i = 0
-    for epoch in range(config.epochs):
+    saved = saved or NoCheckpoints()
+    start = 0
+    if state := saved.load():
+        restore_loop(state, bends, statistics, optimizer)
+        start = state.epoch
+    i = start * split.batch_count(sgd.batch_size)
+    for epoch in range(start, config.epochs):
         for inputs, targets in split.batches(sgd.batch_size):
             t = float(torch.rand((), dtype=torch.float64))
             loss, gradients = bend_gradients(
@@ -41,6 +53,7 @@ def find_curve(
             optimizer.step()
             i += 1
         stage.epoch(epoch + 1, check_finite(loss, bends, "curve", epoch))
+        saved.save(epoch + 1, loop_state(bends, statistics, optimizer), last=epoch + 1 == config.epochs)
     return curve.detached()
 
 

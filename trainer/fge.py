@@ -3,13 +3,13 @@
 SGD from a trained network under a cyclical rate; the weights are collected whenever the rate is at its least.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainer.checkpoint import NoCheckpoints, StageCheckpoints, loop_state, restore_loop
 from trainer.config import FgeConfig, SgdConfig
 from trainer.data import Split
 from trainer.errors import InvalidConfig
@@ -18,8 +18,18 @@ from trainer.progress import Stage
 from trainer.schedule import triangular
 from trainer.train import check_finite, set_rate
 
-# Called after every iteration: its number from 1, its learning rate, and the weights [P], not to be kept.
-Observer = Callable[[int, float, Tensor], None]
+
+class Observer:
+    """Sees every iteration. One that remembers says what in `state`, and gets it back when a run goes on."""
+
+    def see(self, i: int, rate: float, weights: Tensor) -> None:
+        """After iteration i, from 1; the weights [P] are not to be kept."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -48,19 +58,30 @@ def collect(
     config: FgeConfig,
     sgd: SgdConfig,
     stage: Stage,
-    observe: Observer = lambda i, rate, weights: None,
+    observer: Observer | None = None,
+    saved: StageCheckpoints | None = None,
 ) -> list[Snapshot]:
     """The snapshots of one run from `start` [P], each taken right after the step at α2: mod(i, c) = c/2.
 
-    Momentum starts at zero. Raises InvalidConfig if a cycle has an odd number of iterations, TrainingDiverged.
+    Momentum starts at zero. Goes on from what `saved` holds. Raises InvalidConfig if a cycle has an odd number of
+    iterations, TrainingDiverged.
     """
     epoch_iterations, c = split.batch_count(sgd.batch_size), cycle_iterations(split, config, sgd)
     weights = start.clone()
     statistics = network.initial_statistics()
     optimizer = torch.optim.SGD([weights], lr=config.alpha_1, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+    observer, saved = observer or Observer(), saved or NoCheckpoints()
     snapshots: list[Snapshot] = []
-    i = 0
-    for epoch in range(config.epochs):
+    first = 0
+    if state := saved.load():
+        restore_loop(state, [weights], statistics, optimizer)
+        observer.restore(state.tensors)
+        first = state.epoch
+    i = first * epoch_iterations
+    for taken in range(c // 2, i + 1, c):
+        snapshot = saved.kept(f"snapshot-{len(snapshots)}").to(weights)
+        snapshots.append(Snapshot(snapshot, len(snapshots), taken / epoch_iterations))
+    for epoch in range(first, config.epochs):
         for inputs, targets in split.batches(sgd.batch_size):
             i += 1
             rate = triangular(i, c, config.alpha_1, config.alpha_2)
@@ -68,7 +89,10 @@ def collect(
             set_rate(optimizer, rate)
             optimizer.step()
             if i % c == c // 2:
+                saved.keep(f"snapshot-{len(snapshots)}", weights)
                 snapshots.append(Snapshot(weights.detach().clone(), len(snapshots), i / epoch_iterations))
-            observe(i, rate, weights.detach())
+            observer.see(i, rate, weights.detach())
         stage.epoch(epoch + 1, check_finite(loss, [weights], "fge", epoch))
+        tensors = loop_state([weights], statistics, optimizer) | observer.state()
+        saved.save(epoch + 1, tensors, last=epoch + 1 == config.epochs)
     return snapshots

@@ -1,6 +1,7 @@
 """The stages in order, one call each: start reading here."""
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from protos import manifest_file
 from trainer import atomic_file, batchnorm, connect, evaluate, export, fge, manifest, member, report, results, train
 from trainer import data as data_sets
 from trainer import network as networks
+from trainer.checkpoint import Checkpoints
 from trainer.config import Config
 from trainer.curve import Curve
 from trainer.data import Split, Splits
@@ -41,8 +43,10 @@ class Outcome:
     results: Results
 
 
-def run(config: Config, out: Path, progress: Progress) -> Outcome:
+def run(config: Config, out: Path, progress: Progress, restart: bool = False) -> Outcome:
     """Trains, evaluates and exports; everything lands under `out`.
+
+    A run that was killed goes on where its checkpoints are, and ends with the same bits; `restart` discards them.
 
     On a CPU, equal configs give equal weights, statistics, graphs, temperatures and metrics, bit for bit.
     Raises UserError for settings that cannot work, before any training, and for training that diverges.
@@ -55,6 +59,9 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     train_split = splits.train.to(device)
     fge.cycle_iterations(splits.train, config.fge, config.sgd)  # refuses what FGE could not do later
     _check_output(out, config.methods)
+    if restart:
+        shutil.rmtree(out / ".checkpoints", ignore_errors=True)
+    saved = Checkpoints(out, config.to_dict(), config.checkpoint_seconds)
     seed_stage(config.seed, "network")
     network = build_network(config, splits)
     graph = export.graph(network, splits.train.inputs)  # first: what cannot be exported is not worth training
@@ -62,7 +69,7 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     progress.say(f"parameters={network.size} device={device} rows={ {k: len(v) for k, v in splits.by_name.items()} }")
 
     with clock.time("endpoints"):
-        runs = _endpoints(config, network, train_split, progress)
+        runs = _endpoints(config, network, train_split, saved, progress)
     ends = [checkpoints[config.endpoint.epochs] for checkpoints in runs]
     epochs = config.endpoint.epochs
     predictors = {"single network": (member.endpoints(network, splits, ends[:1], epochs), epochs)}
@@ -72,7 +79,7 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     if "fge" in config.methods:
         with clock.time("fge"):
             trace = FgeTrace(fge.cycle_iterations(splits.train, config.fge, config.sgd))
-            snapshots = _fge(config, network, train_split, splits, runs[0], trace, progress)
+            snapshots = _fge(config, network, train_split, splits, runs[0], trace, saved, progress)
         with clock.time("fge: recalibrate, calibrate, evaluate"):
             ensembles.append(member.fge(network, splits, snapshots))
         cost = max(config.fge.start_epochs) + len(config.fge.start_epochs) * config.fge.epochs
@@ -81,7 +88,9 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
     if "curve" in config.methods:
         with clock.time("curve"), progress.stage("curve", config.curve.epochs) as stage:
             seed_stage(config.seed, "curve")
-            curve = connect.find_curve(network, train_split, (ends[0], ends[1]), config.curve, config.sgd, stage)
+            curve = connect.find_curve(
+                network, train_split, (ends[0], ends[1]), config.curve, config.sgd, stage, saved.stage("curve")
+            )
         with clock.time("curve: recalibrate, calibrate, evaluate"):
             progress.say("stage='curve: recalibrate, calibrate, evaluate'")
             grid = member.curve_points(network, splits, curve, config.curve.grid)
@@ -134,6 +143,7 @@ def run(config: Config, out: Path, progress: Progress) -> Outcome:
         atomic_file.write_bytes(out / "example.png", picture)
     atomic_file.write_bytes(outcome.results_file, json.dumps(found.to_dict(), indent=1).encode())
     report.write(found, manifest.library_versions(), manifest.git_commit(), outcome.report)
+    saved.finish()
     return outcome
 
 
@@ -144,7 +154,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _endpoints(config: Config, network: Network, split: Split, progress: Progress) -> list[dict[int, Tensor]]:
+def _endpoints(
+    config: Config, network: Network, split: Split, saved: Checkpoints, progress: Progress
+) -> list[dict[int, Tensor]]:
     """The checkpoints of each run, by epoch: two runs for a curve, else one."""
     count = 2 if "curve" in config.methods else 1
     keep = config.fge.start_epochs if "fge" in config.methods else []
@@ -153,7 +165,9 @@ def _endpoints(config: Config, network: Network, split: Split, progress: Progres
         seed_stage(config.seed, "endpoint", number)
         with progress.stage(f"endpoint {number + 1} of {count}", config.endpoint.epochs) as stage:
             # FGE starts from the first run alone.
-            runs.append(train.endpoint(network, split, config.endpoint, config.sgd, stage, keep if number == 0 else []))
+            wanted = keep if number == 0 else []
+            checkpoints = saved.stage(f"endpoint-{number}")
+            runs.append(train.endpoint(network, split, config.endpoint, config.sgd, stage, wanted, checkpoints))
     return runs
 
 
@@ -164,6 +178,7 @@ def _fge(
     splits: Splits,
     checkpoints: dict[int, Tensor],
     trace: FgeTrace,
+    saved: Checkpoints,
     progress: Progress,
 ) -> list[list[Snapshot]]:
     """The snapshots of each run, one from each start; the first run is traced for the report."""
@@ -171,10 +186,15 @@ def _fge(
     starts = config.fge.start_epochs
     for number, epoch in enumerate(starts):
         seed_stage(config.seed, "fge", number)
-        tracer = _Tracer(network, train_split, splits, checkpoints[epoch], config.fge.trace_every, trace)
-        observe: fge.Observer = tracer if number == 0 else lambda i, rate, weights: None
+        start = checkpoints[epoch]
+        every = config.fge.trace_every
+        observer = _Tracer(network, train_split, splits, start, every, trace) if number == 0 else None
         with progress.stage(f"fge {number + 1} of {len(starts)}", config.fge.epochs) as stage:
-            runs.append(fge.collect(network, train_split, checkpoints[epoch], config.fge, config.sgd, stage, observe))
+            runs.append(
+                fge.collect(
+                    network, train_split, start, config.fge, config.sgd, stage, observer, saved.stage(f"fge-{number}")
+                )
+            )
     return runs
 
 
@@ -212,7 +232,7 @@ def build_network(config: Config, splits: Splits) -> Network:
     return network
 
 
-class _Tracer:
+class _Tracer(fge.Observer):
     """Watches FGE: every few iterations, and at each snapshot, the test error of the weights as they are."""
 
     def __init__(
@@ -221,7 +241,7 @@ class _Tracer:
         self._network, self._train, self._test, self._start = network, train_split, splits.test, start
         self._every, self._trace = every, trace
 
-    def __call__(self, i: int, rate: float, weights: Tensor) -> None:
+    def see(self, i: int, rate: float, weights: Tensor) -> None:
         cycle = self._trace.cycle_iterations
         if (not self._every or i % self._every) and i % cycle != cycle // 2:
             return
@@ -231,6 +251,16 @@ class _Tracer:
         self._trace.learning_rate.append(rate)
         self._trace.test_error.append(evaluate.quality(logits.softmax(-1), self._test.targets).error)
         self._trace.distance.append(float((weights - self._start).norm()))
+
+    def state(self) -> dict[str, Tensor]:
+        rows = (self._trace.iteration, self._trace.learning_rate, self._trace.test_error, self._trace.distance)
+        return {"trace": torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        iteration, learning_rate, test_error, distance = state["trace"].tolist()
+        self._trace.iteration[:] = [int(i) for i in iteration]
+        self._trace.learning_rate[:], self._trace.test_error[:] = learning_rate, test_error
+        self._trace.distance[:] = distance
 
 
 class Clock:

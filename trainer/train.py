@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainer.checkpoint import NoCheckpoints, StageCheckpoints, loop_state, restore_loop
 from trainer.config import EndpointConfig, SgdConfig
 from trainer.data import Split
 from trainer.errors import TrainingDiverged
@@ -15,21 +16,33 @@ from trainer.schedule import step_down
 
 
 def endpoint(
-    network: Network, split: Split, config: EndpointConfig, sgd: SgdConfig, stage: Stage, keep: Collection[int] = ()
+    network: Network,
+    split: Split,
+    config: EndpointConfig,
+    sgd: SgdConfig,
+    stage: Stage,
+    keep: Collection[int] = (),
+    saved: StageCheckpoints | None = None,
 ) -> dict[int, Tensor]:
     """A network trained alone, from a fresh initialisation: its weights [P] after the last epoch and those in `keep`.
 
+    Goes on from what `saved` holds.
     Raises TrainingDiverged, and InvalidConfig for a network with buffers that members could not share.
     """
-    checkpoints = {}
+    saved = saved or NoCheckpoints()
     weights = network.initial_weights()
     statistics = network.initial_statistics()
     optimizer = torch.optim.SGD(
         [weights], lr=config.learning_rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay
     )
     iterations = config.epochs * split.batch_count(sgd.batch_size)
-    i = 0
-    for epoch in range(config.epochs):
+    start = 0
+    if state := saved.load():
+        restore_loop(state, [weights], statistics, optimizer)
+        start = state.epoch
+    kept = {epoch: saved.kept(f"kept-{epoch}").to(weights) for epoch in keep if epoch <= start}
+    i = start * split.batch_count(sgd.batch_size)
+    for epoch in range(start, config.epochs):
         for inputs, targets in split.batches(sgd.batch_size):
             loss, weights.grad = network.gradient(weights, statistics, inputs, targets, cross_entropy)
             set_rate(optimizer, step_down(i / iterations, config.learning_rate))
@@ -38,9 +51,11 @@ def endpoint(
         stage.epoch(epoch + 1, check_finite(loss, [weights], "endpoint", epoch))
         if epoch == 0:
             network.check_buffers(statistics)
-        if epoch + 1 in keep or epoch + 1 == config.epochs:
-            checkpoints[epoch + 1] = weights.detach().clone()
-    return checkpoints
+        if epoch + 1 in keep:
+            kept[epoch + 1] = weights.detach().clone()
+            saved.keep(f"kept-{epoch + 1}", weights)
+        saved.save(epoch + 1, loop_state([weights], statistics, optimizer), last=epoch + 1 == config.epochs)
+    return kept | {config.epochs: weights.detach()}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -36,7 +36,12 @@ def test_the_start_is_not_moved_and_every_iteration_is_observed() -> None:
     network, split = batchnorm_network(), random_split(24)
     start = network.initial_weights()
     copy, seen = start.clone(), []
-    fge.collect(network, split, start, CONFIG, SGD, Silent(), lambda i, rate, weights: seen.append((i, rate)))
+
+    class Seen(fge.Observer):
+        def see(self, i: int, rate: float, weights: torch.Tensor) -> None:
+            seen.append((i, rate))
+
+    fge.collect(network, split, start, CONFIG, SGD, Silent(), Seen())
     assert torch.equal(start, copy)
     assert [i for i, _ in seen] == list(range(1, 13))
     assert [rate for _, rate in seen] == [triangular(i, 6, 0.1, 0.01) for i in range(1, 13)]
