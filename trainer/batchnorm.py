@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trainer.data import Split
 from trainer.network import Network, Statistics
 
-BATCH_ROWS = 1000  # large, since deeper layers see inputs normalised by each batch's own statistics
+BATCH_ROWS = 500  # large, since deeper layers see inputs normalised by each batch's own statistics
 
 
 @torch.no_grad()
