@@ -48,7 +48,7 @@ class Checkpoints:
         """Raises InvalidConfig if the folder holds a run with other settings: its steps would not be ours."""
         path = self.folder / "config.json"
         mine = json.loads(json.dumps(config))
-        if path.exists():
+        if path.exists() and any(self.folder.glob("*.safetensors")):
             theirs = json.loads(path.read_text())
             if changed := _differences(theirs, mine):
                 raise InvalidConfig(

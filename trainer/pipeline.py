@@ -61,10 +61,10 @@ def run(config: Config, out: Path, progress: Progress, restart: bool = False) ->
     _check_output(out, config.methods)
     if restart:
         shutil.rmtree(out / ".checkpoints", ignore_errors=True)
-    saved = Checkpoints(out, config.to_dict(), config.checkpoint_seconds)
     seed_stage(config.seed, "network")
     network = build_network(config, splits)
     graph = export.graph(network, splits.train.inputs)  # first: what cannot be exported is not worth training
+    saved = Checkpoints(out, config.to_dict(), config.checkpoint_seconds)
     network.to(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision])
     progress.say(f"parameters={network.size} device={device} rows={ {k: len(v) for k, v in splits.by_name.items()} }")
 

@@ -127,8 +127,15 @@ def test_the_random_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_run_that_has_saved_nothing_stands_in_nobodys_way(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, {"a": 1}, every_s=0.0)
+    Checkpoints(tmp_path, {"a": 2}, every_s=0.0)
+
+
 def test_settings_are_compared_by_name(tmp_path: Path) -> None:
     Checkpoints(tmp_path, {"a": {"b": 1, "c": 2}}, every_s=0.0)
+    saved = Checkpoints(tmp_path, {"a": {"c": 2, "b": 1}}, every_s=0.0)
+    saved.stage("curve").save(1, {"weights/0": torch.zeros(1)}, last=True)
     Checkpoints(tmp_path, {"a": {"c": 2, "b": 1}}, every_s=0.0)
     with pytest.raises(InvalidConfig, match=r"a\.b was 1 and is 3"):
         Checkpoints(tmp_path, {"a": {"b": 3, "c": 2}}, every_s=0.0)
