@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from protos import manifest_file
+from protos.graph import Graph
 from trainer import atomic_file, batchnorm, connect, evaluate, export, fge, manifest, member, report, results, train
 from trainer import data as data_sets
 from trainer import network as networks
@@ -24,12 +25,22 @@ from trainer.config import Config
 from trainer.curve import Curve
 from trainer.data import Split, Splits
 from trainer.errors import InvalidConfig, OutputExists
-from trainer.fge import Snapshot
 from trainer.network import Network
 from trainer.progress import Progress
 from trainer.reference import first_line
-from trainer.results import FgeTrace, Results
+from trainer.results import FgeTrace, Found, Predictor, Results
 from trainer.seeding import seed_stage
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -43,20 +54,30 @@ class Outcome:
     results: Results
 
 
+@dataclass(frozen=True)
+class Run:
+    """What every stage needs."""
+
+    config: Config
+    splits: Splits
+    train: Split  # the training split, on the network's device
+    network: Network
+    saved: Checkpoints
+    progress: Progress
+    clock: Clock
+
+
 def run(config: Config, out: Path, progress: Progress, restart: bool = False) -> Outcome:
     """Trains, evaluates and exports; everything lands under `out`.
 
     A run that was killed goes on where its checkpoints are, and ends with the same bits; `restart` discards them.
-
     On a CPU, equal configs give equal weights, statistics, graphs, temperatures and metrics, bit for bit.
     Raises UserError for settings that cannot work, before any training, and for training that diverges.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    clock = Clock()
     splits = data_sets.load(config.data)
-    train_split = splits.train.to(device)
     fge.cycle_iterations(splits.train, config.fge, config.sgd)  # refuses what FGE could not do later
     _check_output(out, config.methods)
     if restart:
@@ -66,83 +87,18 @@ def run(config: Config, out: Path, progress: Progress, restart: bool = False) ->
     graph = export.graph(network, splits.train.inputs)  # first: what cannot be exported is not worth training
     saved = Checkpoints(out, config.to_dict(), config.checkpoint_seconds)
     network.to(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision])
-    progress.say(f"parameters={network.size} device={device} rows={ {k: len(v) for k, v in splits.by_name.items()} }")
+    progress.say(f"parameters={network.size} device={device} train_rows={len(splits.train)}")
+    this = Run(config, splits, splits.train.to(device), network, saved, progress, Clock())
 
-    with clock.time("endpoints"):
-        runs = _endpoints(config, network, train_split, saved, progress)
+    runs = _endpoints(this)
     ends = [checkpoints[config.endpoint.epochs] for checkpoints in runs]
-    epochs = config.endpoint.epochs
-    predictors = {"single network": (member.endpoints(network, splits, ends[:1], epochs), epochs)}
-    ensembles = []
-    trace = curve_profile = segment_profile = None
-
+    found = _single(this, ends[0])
     if "fge" in config.methods:
-        with clock.time("fge"):
-            trace = FgeTrace(fge.cycle_iterations(splits.train, config.fge, config.sgd))
-            snapshots = _fge(config, network, train_split, splits, runs[0], trace, saved, progress)
-        with clock.time("fge: recalibrate, calibrate, evaluate"):
-            ensembles.append(member.fge(network, splits, snapshots))
-        cost = max(config.fge.start_epochs) + len(config.fge.start_epochs) * config.fge.epochs
-        predictors["FGE"] = (ensembles[-1], cost)
-
+        found += _fge(this, runs[0])
     if "curve" in config.methods:
-        with clock.time("curve"), progress.stage("curve", config.curve.epochs) as stage:
-            seed_stage(config.seed, "curve")
-            curve = connect.find_curve(
-                network, train_split, (ends[0], ends[1]), config.curve, config.sgd, stage, saved.stage("curve")
-            )
-        with clock.time("curve: recalibrate, calibrate, evaluate"):
-            progress.say("stage='curve: recalibrate, calibrate, evaluate'")
-            grid = member.curve_points(network, splits, curve, config.curve.grid)
-            stride, rest = divmod(config.curve.grid - 1, config.curve.members - 1)
-            # The members are points of the grid where they can be.
-            chosen = member.curve_points(network, splits, curve, config.curve.members) if rest else grid[::stride]
-            ensembles.append(member.curve(curve, chosen, splits))
-            segment = Curve.straight(config.curve.kind, ends[0], ends[1], bends=0)
-            curve_profile = results.profile(curve, grid, splits)
-            segment_profile = results.profile(
-                segment, member.curve_points(network, splits, segment, config.curve.grid), splits
-            )
-        predictors["endpoint pair"] = (member.endpoints(network, splits, ends, epochs), 2 * epochs)
-        predictors["curve"] = (ensembles[-1], 2 * epochs + config.curve.epochs)
-
-    with clock.time("export"):
-        progress.say("stage='export'")
-        baselines = {
-            name.replace(" network", "").replace(" ", "-"): predictors[name][0]
-            for name in ("single network", "endpoint pair")
-            if name in predictors
-        }
-        for ensemble in ensembles:
-            manifest.write(out / ensemble.name, ensemble, baselines, network, graph, splits, config)
-
-    ordered = {name: predictors[name] for name in results.ORDER if name in predictors}
-    found = Results(
-        config=config.to_dict(),
-        rows=[results.row(ensemble, splits, name, cost) for name, (ensemble, cost) in ordered.items()],
-        curve=curve_profile,
-        segment=segment_profile,
-        fge=trace,
-        reliability={
-            name: evaluate.reliability(ensemble.probs("test"), splits.test.targets)
-            for name, (ensemble, _) in ordered.items()
-        },
-        temperatures={ensemble.name: [entry.temperature for entry in ensemble.members] for ensemble in ensembles},
-        pooled_temperatures={ensemble.name: ensemble.temperature for ensemble in ensembles},
-        seconds=clock.seconds,
-    )
-    outcome = Outcome(
-        ensembles={ensemble.name: out / ensemble.name for ensemble in ensembles},
-        report=out / "report.html",
-        results_file=out / "results.json",
-        test_file=out / "test.npz",
-        results=found,
-    )
-    atomic_file.write_bytes(outcome.test_file, _npz(splits))
-    if picture := _picture(splits):
-        atomic_file.write_bytes(out / "example.png", picture)
-    atomic_file.write_bytes(outcome.results_file, json.dumps(found.to_dict(), indent=1).encode())
-    report.write(found, manifest.library_versions(), manifest.git_commit(), outcome.report)
+        found += _curve(this, ends[0], ends[1])
+    _export(this, found, graph, out)
+    outcome = _write(this, found, out)
     saved.finish()
     return outcome
 
@@ -154,48 +110,101 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _endpoints(
-    config: Config, network: Network, split: Split, saved: Checkpoints, progress: Progress
-) -> list[dict[int, Tensor]]:
+def _endpoints(this: Run) -> list[dict[int, Tensor]]:
     """The checkpoints of each run, by epoch: two runs for a curve, else one."""
+    config = this.config
     count = 2 if "curve" in config.methods else 1
-    keep = config.fge.start_epochs if "fge" in config.methods else []
     runs = []
-    for number in range(count):
-        seed_stage(config.seed, "endpoint", number)
-        with progress.stage(f"endpoint {number + 1} of {count}", config.endpoint.epochs) as stage:
+    with this.clock.time("endpoints"):
+        for number in range(count):
+            seed_stage(config.seed, "endpoint", number)
             # FGE starts from the first run alone.
-            wanted = keep if number == 0 else []
-            checkpoints = saved.stage(f"endpoint-{number}")
-            runs.append(train.endpoint(network, split, config.endpoint, config.sgd, stage, wanted, checkpoints))
+            keep = config.fge.start_epochs if "fge" in config.methods and number == 0 else []
+            saved = this.saved.stage(f"endpoint-{number}")
+            with this.progress.stage(f"endpoint {number + 1} of {count}", config.endpoint.epochs) as stage:
+                runs.append(train.endpoint(this.network, this.train, config.endpoint, config.sgd, stage, keep, saved))
     return runs
 
 
-def _fge(
-    config: Config,
-    network: Network,
-    train_split: Split,
-    splits: Splits,
-    checkpoints: dict[int, Tensor],
-    trace: FgeTrace,
-    saved: Checkpoints,
-    progress: Progress,
-) -> list[list[Snapshot]]:
-    """The snapshots of each run, one from each start; the first run is traced for the report."""
+def _single(this: Run, weights: Tensor) -> Found:
+    epochs = this.config.endpoint.epochs
+    single = member.endpoints(this.network, this.splits, [weights], epochs)
+    return Found([Predictor("single network", single, epochs)])
+
+
+def _fge(this: Run, checkpoints: dict[int, Tensor]) -> Found:
+    """One run from each start, all snapshots pooled; the first run is traced for the report."""
+    config, starts = this.config, this.config.fge.start_epochs
+    trace = FgeTrace(fge.cycle_iterations(this.splits.train, config.fge, config.sgd))
     runs = []
-    starts = config.fge.start_epochs
-    for number, epoch in enumerate(starts):
-        seed_stage(config.seed, "fge", number)
-        start = checkpoints[epoch]
-        every = config.fge.trace_every
-        observer = _Tracer(network, train_split, splits, start, every, trace) if number == 0 else None
-        with progress.stage(f"fge {number + 1} of {len(starts)}", config.fge.epochs) as stage:
-            runs.append(
-                fge.collect(
-                    network, train_split, start, config.fge, config.sgd, stage, observer, saved.stage(f"fge-{number}")
+    with this.clock.time("fge"):
+        for number, epoch in enumerate(starts):
+            seed_stage(config.seed, "fge", number)
+            start, saved = checkpoints[epoch], this.saved.stage(f"fge-{number}")
+            observer = _Tracer(this, start, trace) if number == 0 else None
+            with this.progress.stage(f"fge {number + 1} of {len(starts)}", config.fge.epochs) as stage:
+                runs.append(
+                    fge.collect(this.network, this.train, start, config.fge, config.sgd, stage, observer, saved)
                 )
-            )
-    return runs
+    with this.clock.time("fge: recalibrate, calibrate, evaluate"):
+        ensemble = member.fge(this.network, this.splits, runs)
+    cost = max(starts) + len(starts) * config.fge.epochs
+    return Found([Predictor("FGE", ensemble, cost, exported=True)], fge=trace)
+
+
+def _curve(this: Run, first: Tensor, last: Tensor) -> Found:
+    """The curve's ensemble, the endpoint pair, and the profiles of the curve and of the straight segment."""
+    config, network, splits = this.config, this.network, this.splits
+    with this.clock.time("curve"), this.progress.stage("curve", config.curve.epochs) as stage:
+        seed_stage(config.seed, "curve")
+        saved = this.saved.stage("curve")
+        curve = connect.find_curve(network, this.train, (first, last), config.curve, config.sgd, stage, saved)
+    with this.clock.time("curve: recalibrate, calibrate, evaluate"):
+        this.progress.say("stage='curve: recalibrate, calibrate, evaluate'")
+        grid = member.curve_points(network, splits, curve, config.curve.grid)
+        stride, rest = divmod(config.curve.grid - 1, config.curve.members - 1)
+        # The members are points of the grid where they can be.
+        chosen = member.curve_points(network, splits, curve, config.curve.members) if rest else grid[::stride]
+        ensemble = member.curve(curve, chosen, splits)
+        segment = Curve.straight(config.curve.kind, first, last, bends=0)
+        segment_grid = member.curve_points(network, splits, segment, config.curve.grid)
+        pair = member.endpoints(network, splits, [first, last], config.endpoint.epochs)
+    cost = 2 * config.endpoint.epochs
+    return Found(
+        [
+            Predictor("endpoint pair", pair, cost),
+            Predictor("curve", ensemble, cost + config.curve.epochs, exported=True),
+        ],
+        curve=results.profile(curve, grid, splits),
+        segment=results.profile(segment, segment_grid, splits),
+    )
+
+
+def _export(this: Run, found: Found, graph: Graph, out: Path) -> None:
+    with this.clock.time("export"):
+        this.progress.say("stage='export'")
+        baselines = {entry.name: entry.ensemble for entry in found.predictors if not entry.exported}
+        for entry in found.predictors:
+            if entry.exported:
+                directory = out / entry.ensemble.name
+                manifest.write(directory, entry.ensemble, baselines, this.network, graph, this.splits, this.config)
+
+
+def _write(this: Run, found: Found, out: Path) -> Outcome:
+    """The results, the report, and what a client can ask a server about."""
+    outcome = Outcome(
+        ensembles={entry.ensemble.name: out / entry.ensemble.name for entry in found.predictors if entry.exported},
+        report=out / "report.html",
+        results_file=out / "results.json",
+        test_file=out / "test.npz",
+        results=results.collect(found, this.splits, this.config, this.clock.seconds),
+    )
+    atomic_file.write_bytes(outcome.test_file, _npz(this.splits))
+    if picture := _picture(this.splits):
+        atomic_file.write_bytes(out / "example.png", picture)
+    atomic_file.write_bytes(outcome.results_file, json.dumps(outcome.results.to_dict(), indent=1).encode())
+    report.write(outcome.results, manifest.library_versions(), manifest.git_commit(), outcome.report)
+    return outcome
 
 
 def _check_output(out: Path, methods: list[str]) -> None:
@@ -235,11 +244,9 @@ def build_network(config: Config, splits: Splits) -> Network:
 class _Tracer(fge.Observer):
     """Watches FGE: every few iterations, and at each snapshot, the test error of the weights as they are."""
 
-    def __init__(
-        self, network: Network, train_split: Split, splits: Splits, start: Tensor, every: int, trace: FgeTrace
-    ) -> None:
-        self._network, self._train, self._test, self._start = network, train_split, splits.test, start
-        self._every, self._trace = every, trace
+    def __init__(self, this: Run, start: Tensor, trace: FgeTrace) -> None:
+        self._network, self._train, self._test, self._start = this.network, this.train, this.splits.test, start
+        self._every, self._trace = this.config.fge.trace_every, trace
 
     def see(self, i: int, rate: float, weights: Tensor) -> None:
         cycle = self._trace.cycle_iterations
@@ -261,17 +268,6 @@ class _Tracer(fge.Observer):
         self._trace.iteration[:] = [int(i) for i in iteration]
         self._trace.learning_rate[:], self._trace.test_error[:] = learning_rate, test_error
         self._trace.distance[:] = distance
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
 
 
 def _picture(splits: Splits) -> bytes | None:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer import evaluate
+from trainer.config import Config
 from trainer.curve import Curve
 from trainer.data import Splits
 from trainer.evaluate import Bin, Quality
@@ -64,13 +65,59 @@ class Results:
         return asdict(self)
 
 
-def row(ensemble: Ensemble, splits: Splits, predictor: str, training_epochs: int) -> Row:
-    return Row(
-        predictor,
-        len(ensemble.members),
-        training_epochs,
-        ensemble.quality(splits, "test", tempered=False),
-        ensemble.quality(splits, "test"),
+@dataclass(frozen=True)
+class Predictor:
+    """One line of the table to be."""
+
+    name: str  # of ORDER
+    ensemble: Ensemble
+    training_epochs: int
+    exported: bool = False  # a directory of its own; else a baseline in the others' manifests
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stages return; `+` puts two stages' together."""
+
+    predictors: list[Predictor]
+    curve: Profile | None = None
+    segment: Profile | None = None
+    fge: FgeTrace | None = None
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(
+            self.predictors + other.predictors,
+            self.curve or other.curve,
+            self.segment or other.segment,
+            self.fge or other.fge,
+        )
+
+
+def collect(found: Found, splits: Splits, config: Config, seconds: dict[str, float]) -> Results:
+    """Everything measured on the test split, in the table's order."""
+    predictors = sorted(found.predictors, key=lambda entry: ORDER.index(entry.name))
+    exported = [entry.ensemble for entry in predictors if entry.exported]
+    return Results(
+        config=config.to_dict(),
+        rows=[
+            Row(
+                predictor=entry.name,
+                members=len(entry.ensemble.members),
+                training_epochs=entry.training_epochs,
+                untempered=entry.ensemble.quality(splits, "test", tempered=False),
+                quality=entry.ensemble.quality(splits, "test"),
+            )
+            for entry in predictors
+        ],
+        curve=found.curve,
+        segment=found.segment,
+        fge=found.fge,
+        reliability={
+            entry.name: evaluate.reliability(entry.ensemble.probs("test"), splits.test.targets) for entry in predictors
+        },
+        temperatures={ensemble.name: ensemble.temperatures.tolist() for ensemble in exported},
+        pooled_temperatures={ensemble.name: ensemble.temperature for ensemble in exported},
+        seconds=seconds,
     )
 
 
