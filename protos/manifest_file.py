@@ -4,13 +4,14 @@ An interruption at any moment leaves a folder whose name begins with a dot and t
 of an ensemble under its own name.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import safetensors.numpy
@@ -42,11 +43,8 @@ def write(
     manifest.parameter_names[:] = next(iter(weight_sets.values()), {})
     manifest.statistic_names[:] = next(iter(statistics.values()), {})
     directory = directory.absolute()
-    directory.parent.mkdir(parents=True, exist_ok=True)
     check_replaceable(directory)
-    staging = directory.with_name(f".{directory.name}.new-{secrets.token_hex(4)}")
-    staging.mkdir()
-    try:
+    with staged(directory) as staging:
         manifest.graph.CopyFrom(_write(staging, "graph.onnx", graph))
         for entries, folder, tensor_sets in (
             (manifest.weight_sets, "weights", weight_sets),
@@ -61,10 +59,20 @@ def write(
         stored = validate(staging)
         approve(stored)
         _move(staging, directory)
+    return stored
+
+
+@contextlib.contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """A new folder beside `directory`, to be filled and renamed; removed again if that fails."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = directory.with_name(f".{directory.name}.new-{secrets.token_hex(4)}")
+    staging.mkdir()
+    try:
+        yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return stored
 
 
 def _copy(manifest: EnsembleManifest) -> EnsembleManifest:

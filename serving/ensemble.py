@@ -75,13 +75,13 @@ class Ensemble:
                 case Policy.MEMBERS:
                     member_probs_MBC = member_probs_MBC[list(work.choice.members)]
                 case Policy.RANDOM:
-                    member_probs_MBC = member_probs_MBC.sum(axis=0, keepdims=True)  # all but one are 0
+                    member_probs_MBC = combined.probs_BC[None, rows]  # the one member that answered
             answers.append(
                 Prediction(
-                    probs_BC=combined.probs_BC[rows].astype(np.float32),
-                    entropy_B=combined.entropy_B[rows].astype(np.float32),
-                    mutual_information_B=combined.mutual_information_B[rows].astype(np.float32),
-                    member_probs_BMC=member_probs_MBC.swapaxes(0, 1).astype(np.float32),
+                    probs_BC=combined.probs_BC[rows],
+                    entropy_B=combined.entropy_B[rows],
+                    mutual_information_B=combined.mutual_information_B[rows],
+                    member_probs_BMC=member_probs_MBC.swapaxes(0, 1),
                 )
             )
         return answers

@@ -1,4 +1,7 @@
-"""What a request's rows are answered with, on its way from the batch to the response."""
+"""What a request's rows are answered with, on its way from the batch to the response.
+
+Views of the batch's arrays: the response copies and rounds what was asked for, and nothing else.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Prediction:
-    probs_BC: NDArray[np.float32]
-    entropy_B: NDArray[np.float32]  # nats
-    mutual_information_B: NDArray[np.float32]  # nats
-    member_probs_BMC: NDArray[np.float32]  # of the members that answered each row; in the client's order if it chose
+    probs_BC: NDArray[np.float64]
+    entropy_B: NDArray[np.float64]  # nats
+    mutual_information_B: NDArray[np.float64]  # nats
+    member_probs_BMC: NDArray[np.float64]  # of the members that answered each row; in the client's order if it chose

@@ -141,15 +141,21 @@ def loop_state(
 
 @torch.no_grad()
 def restore_loop(
-    state: State, weights: list[Tensor], statistics: Mapping[str, Tensor], optimizer: torch.optim.SGD
-) -> None:
-    """Puts a loop where `loop_state` saw it; rates and decay stay the config's."""
+    state: State | None, weights: list[Tensor], statistics: Mapping[str, Tensor], optimizer: torch.optim.SGD
+) -> int:
+    """Puts a loop where `loop_state` saw it, and returns the epochs done: 0 without a state.
+
+    Rates and decay stay the config's.
+    """
+    if state is None:
+        return 0
     for i, vector in enumerate(weights):
         vector.copy_(state.tensors[f"weights/{i}"])
         if (momentum := state.tensors.get(f"momentum/{i}")) is not None:
             optimizer.state[vector]["momentum_buffer"] = momentum.to(vector.device)
     for name, tensor in statistics.items():
         tensor.copy_(state.tensors[f"statistics/{name}"])
+    return state.epoch
 
 
 def _differences(theirs: Any, mine: Any, path: str = "") -> list[str]:

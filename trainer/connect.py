@@ -34,13 +34,11 @@ def find_curve(
     statistics = network.initial_statistics()
     # Weight decay is the L2 term on φ(t), inside the gradient; the optimizer's own would act on the bends.
     optimizer = torch.optim.SGD(bends, lr=config.learning_rate, momentum=sgd.momentum)
-    iterations = config.epochs * split.batch_count(sgd.batch_size)
+    epoch_iterations = split.batch_count(sgd.batch_size)
+    iterations = config.epochs * epoch_iterations
     saved = saved or NoCheckpoints()
-    start = 0
-    if state := saved.load():
-        restore_loop(state, bends, statistics, optimizer)
-        start = state.epoch
-    i = start * split.batch_count(sgd.batch_size)
+    start = restore_loop(saved.load(), bends, statistics, optimizer)
+    i = start * epoch_iterations
     for epoch in range(start, config.epochs):
         for inputs, targets in split.batches(sgd.batch_size):
             t = float(torch.rand((), dtype=torch.float64))
@@ -54,7 +52,7 @@ def find_curve(
             i += 1
         stage.epoch(epoch + 1, check_finite(loss, bends, "curve", epoch))
         saved.save(epoch + 1, loop_state(bends, statistics, optimizer), last=epoch + 1 == config.epochs)
-    return curve.detached()
+    return curve
 
 
 def bend_gradients(

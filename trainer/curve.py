@@ -49,6 +49,3 @@ class Curve:
         coefficients = torch.tensor([self.coefficients(i / pieces) for i in range(pieces + 1)], dtype=torch.float64)
         steps = coefficients.diff(dim=0)
         return float(torch.einsum("sk,kl,sl->s", steps, gram, steps).clamp(min=0).sqrt().sum())
-
-    def detached(self) -> "Curve":
-        return Curve(self.kind, [point.detach() for point in self.control_points])

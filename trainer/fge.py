@@ -72,11 +72,10 @@ def collect(
     optimizer = torch.optim.SGD([weights], lr=config.alpha_1, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
     observer, saved = observer or Observer(), saved or NoCheckpoints()
     snapshots: list[Snapshot] = []
-    first = 0
-    if state := saved.load():
-        restore_loop(state, [weights], statistics, optimizer)
+    state = saved.load()
+    first = restore_loop(state, [weights], statistics, optimizer)
+    if state is not None:
         observer.restore(state.tensors)
-        first = state.epoch
     i = first * epoch_iterations
     for taken in range(c // 2, i + 1, c):
         snapshot = saved.kept(f"snapshot-{len(snapshots)}").to(weights)

@@ -7,7 +7,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from protos import ensemble_pb2, manifest_file
-from protos.ensemble_pb2 import CLASSIFICATION, CurvePoint, Endpoint, EnsembleManifest, FgeSnapshot
+from protos.ensemble_pb2 import CLASSIFICATION, CurvePoint, Endpoint, EnsembleManifest, FgeSnapshot, Provenance
 from protos.graph import DATATYPES, Graph
 from protos.stored_ensemble import StoredEnsemble, Tensors
 from trainer import evaluate, export
@@ -28,10 +28,12 @@ def write(
     graph: Graph,
     splits: Splits,
     config: Config,
+    origin: Provenance,
 ) -> StoredEnsemble:
     """Writes the ensemble directory, and runs what was written against torch before it gets its name.
 
     baselines: what the ensemble should be compared with, by name; their quality goes into the manifest.
+    origin: of the run, from `provenance`.
     Raises NotExportable or InvalidEnsemble, with that directory unchanged.
     """
     weight_sets = {
@@ -50,7 +52,7 @@ def write(
         class_labels=splits.class_labels,
         members=[_member(member, splits, bool(statistics)) for member in ensemble.members],
         temperature=ensemble.temperature,
-        provenance=_provenance(config, splits),
+        provenance=origin,
     )
     manifest.created.GetCurrentTime()
     for name, predictor in ({"ensemble": ensemble} | baselines).items():
@@ -93,8 +95,9 @@ def _member(member: Member, splits: Splits, has_statistics: bool) -> ensemble_pb
     return message
 
 
-def _provenance(config: Config, splits: Splits) -> ensemble_pb2.Provenance:
-    provenance = ensemble_pb2.Provenance(
+def provenance(config: Config, splits: Splits) -> Provenance:
+    """Where a run's ensembles come from. Reads all of the data and asks git: once a run is enough."""
+    origin = Provenance(
         seeds=[config.seed],
         library_versions=library_versions(),
         dataset=ensemble_pb2.Dataset(
@@ -104,8 +107,8 @@ def _provenance(config: Config, splits: Splits) -> ensemble_pb2.Provenance:
         ),
         git_commit=git_commit(),
     )
-    json_format.ParseDict(config.to_dict(), provenance.config)
-    return provenance
+    json_format.ParseDict(config.to_dict(), origin.config)
+    return origin
 
 
 def library_versions() -> dict[str, str]:

@@ -184,10 +184,10 @@ def _export(this: Run, found: Found, graph: Graph, out: Path) -> None:
     with this.clock.time("export"):
         this.progress.say("stage='export'")
         baselines = {entry.name: entry.ensemble for entry in found.predictors if not entry.exported}
-        for entry in found.predictors:
-            if entry.exported:
-                directory = out / entry.ensemble.name
-                manifest.write(directory, entry.ensemble, baselines, this.network, graph, this.splits, this.config)
+        origin = manifest.provenance(this.config, this.splits)
+        for ensemble in (entry.ensemble for entry in found.predictors if entry.exported):
+            directory = out / ensemble.name
+            manifest.write(directory, ensemble, baselines, this.network, graph, this.splits, this.config, origin)
 
 
 def _write(this: Run, found: Found, out: Path) -> Outcome:

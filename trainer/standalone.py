@@ -4,14 +4,13 @@ OUT/members/<id>.onnx   input → `logits`, `probs` (tempered)
 OUT/ensemble.onnx       input → `probs`, as the server's policy `mean` answers
 """
 
-import secrets
-import shutil
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, compose, helper
 
 from protos.ensemble_pb2 import Member
+from protos.manifest_file import staged
 from protos.stored_ensemble import StoredEnsemble
 from trainer.errors import OutputExists
 
@@ -26,10 +25,7 @@ def write(stored: StoredEnsemble, out: Path) -> list[Path]:
     if out.exists():
         raise OutputExists(f"'{out}' exists already; expected a new directory")
     out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.with_name(f".{out.name}.new-{secrets.token_hex(4)}")
-    staging.mkdir()
-    try:
+    with staged(out) as staging:
         (staging / "members").mkdir()
         names = []
         for member in stored.manifest.members:
@@ -38,9 +34,6 @@ def write(stored: StoredEnsemble, out: Path) -> list[Path]:
         names.append(Path("ensemble.onnx"))
         _save(ensemble_model(stored), staging / names[-1])
         staging.rename(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return [out / name for name in names]
 
 

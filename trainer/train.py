@@ -35,13 +35,11 @@ def endpoint(
     optimizer = torch.optim.SGD(
         [weights], lr=config.learning_rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay
     )
-    iterations = config.epochs * split.batch_count(sgd.batch_size)
-    start = 0
-    if state := saved.load():
-        restore_loop(state, [weights], statistics, optimizer)
-        start = state.epoch
+    epoch_iterations = split.batch_count(sgd.batch_size)
+    iterations = config.epochs * epoch_iterations
+    start = restore_loop(saved.load(), [weights], statistics, optimizer)
     kept = {epoch: saved.kept(f"kept-{epoch}").to(weights) for epoch in keep if epoch <= start}
-    i = start * split.batch_count(sgd.batch_size)
+    i = start * epoch_iterations
     for epoch in range(start, config.epochs):
         for inputs, targets in split.batches(sgd.batch_size):
             loss, weights.grad = network.gradient(weights, statistics, inputs, targets, cross_entropy)

@@ -31,8 +31,9 @@ def test_fifty_curve_members_weigh_at_most_3_3_times_one_and_serve(tmp_path: Pat
     curve = Curve("bezier", [ends[0], network.initial_weights(), ends[1]])
     fifty = member.curve(curve, member.curve_points(network, splits, curve, 50), splits)
     one = member.endpoints(network, splits, ends[:1], 0)
+    origin = manifest.provenance(config, splits)
     for name, ensemble in (("fifty", fifty), ("one", one)):
-        manifest.write(tmp_path / name, ensemble, {}, network, graph, splits, config)
+        manifest.write(tmp_path / name, ensemble, {}, network, graph, splits, config, origin)
 
     assert len(validate(tmp_path / "fifty").manifest.members) == 50
     assert len(list((tmp_path / "fifty/weights").iterdir())) == 3
