@@ -60,6 +60,12 @@ class FinishedRun:
             ) from None
 
 
+def is_finished(config: Config, folder: Path) -> bool:
+    """Whether `folder` holds a finished run with exactly these settings."""
+    path = folder / "results.json"
+    return path.is_file() and json.loads(path.read_text())["config"] == json.loads(json.dumps(config.to_dict()))
+
+
 def load(folder: Path) -> FinishedRun:
     """Raises InvalidConfig for a folder that holds no finished run, or whose data are not what it was trained on."""
     path = folder / "results.json"

@@ -26,9 +26,8 @@ class Member:
     origin: Origin
     terms: dict[str, float]  # coefficient by the id of a weight set
     statistics: Statistics
-    logits: dict[
-        str, Tensor
-    ]  # [N, C] by measured split, [N·L, C] for next tokens; everything below and in the report is computed from these
+    # [N, C] by measured split, [N·L, C] for next tokens; everything below and in the report is computed from these.
+    logits: dict[str, Tensor]
     temperature: float
 
 
@@ -79,21 +78,22 @@ def select(members: Sequence[Member], splits: Splits, count: int) -> list[Member
     """The `count` best on calibration, in the order in which they were chosen; 0: all, as they are."""
     if not count:
         return list(members)
-    logits_MNC = torch.stack([member.logits["calibration"] for member in members])
-    temperatures = torch.tensor([member.temperature for member in members], dtype=torch.float64)
+    logits_MNC, temperatures = _calibration(members)
     chosen = selection.greedy(logits_MNC, temperatures, splits.calibration.labels, count)
     return [members[i] for i in chosen.order]
 
 
 def assemble(name: str, weight_sets: dict[str, Tensor], members: Sequence[Member], splits: Splits) -> Ensemble:
     """The ensemble, with the temperature of its pooled mean fitted on calibration; 1 for a single member."""
-    pooled = 1.0
-    if len(members) > 1:
-        logits_MBC = torch.stack([member.logits["calibration"] for member in members])
-        temperatures = torch.tensor([member.temperature for member in members], dtype=torch.float64)
-        probs = temperature.pool(logits_MBC, temperatures)
-        pooled = temperature.fit(temperature.as_logits(probs), splits.calibration.labels)
+    logits_MNC, temperatures = _calibration(members)
+    pooled = temperature.fit_pooled(logits_MNC, temperatures, splits.calibration.labels)
     return Ensemble(name, weight_sets, list(members), pooled)
+
+
+def _calibration(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
+    """What the members answered to the calibration split, [M, N, C], and their temperatures [M]."""
+    logits_MNC = torch.stack([member.logits["calibration"] for member in members])
+    return logits_MNC, torch.tensor([member.temperature for member in members], dtype=torch.float64)
 
 
 def endpoints(network: Network, splits: Splits, name: str, ends: Sequence[End]) -> Ensemble:

@@ -97,7 +97,4 @@ def independent_log_likelihoods(logits_MNC: Tensor, targets: Tensor) -> list[flo
 def _temperatures(calibration_MNC: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """Each member's, and that of their pooled mean: as `member.finish` and `member.assemble` fit them."""
     temperatures = temperature.fit_all(calibration_MNC, targets)
-    if len(temperatures) == 1:
-        return temperatures, 1.0
-    probs = temperature.pool(calibration_MNC, temperatures)
-    return temperatures, temperature.fit(temperature.as_logits(probs), targets)
+    return temperatures, temperature.fit_pooled(calibration_MNC, temperatures, targets)

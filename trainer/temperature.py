@@ -48,6 +48,13 @@ def fit_all(logits_MNC: Tensor, targets: Tensor) -> Tensor:
     return torch.tensor([fit(logits_NC, targets) for logits_NC in logits_MNC], dtype=torch.float64)
 
 
+def fit_pooled(logits_MNC: Tensor, temperatures: Tensor, targets: Tensor) -> float:
+    """That of the mean of the members' tempered probabilities; 1 for a single member. temperatures [M]."""
+    if len(logits_MNC) == 1:
+        return 1.0
+    return fit(as_logits(pool(logits_MNC, temperatures)), targets)
+
+
 def as_logits(probs: Tensor) -> Tensor:
     """Finite float64 logits whose softmax the probabilities are: their logarithm, of 1e-308 where one is zero."""
     return probs.double().clamp(min=torch.finfo(torch.float64).tiny).log()

@@ -27,7 +27,7 @@ def study(config: Config, vary: str, points: int, out: Path, progress: Progress)
     if len(set(folders)) < len(folders):
         raise InvalidConfig(f"--vary '{vary}' has a value twice")
     for each, folder in zip(configs, folders, strict=True):
-        if not _is_finished(each, folder):
+        if not finished_run.is_finished(each, folder):
             progress.say(f"run={folder}")
             pipeline.run(each, folder, progress)
     found = [_measure(value, folder, points, progress) for value, folder in zip(values, folders, strict=True)]
@@ -50,11 +50,6 @@ def _parse(vary: str) -> tuple[str, Sequence[Any]]:
 
 def _folder(name: str, value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", f"{name.rpartition('.')[2]}-{json.dumps(value)}").strip("-")
-
-
-def _is_finished(config: Config, folder: Path) -> bool:
-    path = folder / "results.json"
-    return path.is_file() and json.loads(path.read_text())["config"] == json.loads(json.dumps(config.to_dict()))
 
 
 def _measure(value: Any, folder: Path, points: int, progress: Progress) -> Width:

@@ -1,4 +1,4 @@
-"""What the scripts share: runs of the trainer by seed that resume, spreads, and the options of the command line.
+"""What the scripts share: runs of the trainer by seed that resume, and the options of the command line.
 
 Settings come in two sizes: `paper`, the numbers of the paper's section 6 and appendix A.5, which want a GPU; and
 `small`, which finishes on two cores.
@@ -6,13 +6,12 @@ Settings come in two sizes: `paper`, the numbers of the paper's section 6 and ap
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from trainer import pipeline
+from trainer import finished_run, pipeline
 from trainer.config import Config, override
 from trainer.progress import Progress
 from trainer.recipes import RECIPES
@@ -89,8 +88,6 @@ def _scaled(config: Config, factor: float) -> Config:
 
 def run(config: Config, folder: Path) -> Path:
     """The finished run's folder: trained, gone on with, or as it was found. Raises UserError."""
-    results = folder / "results.json"
-    if results.exists() and json.loads(results.read_text())["config"] == json.loads(json.dumps(config.to_dict())):
-        return folder
-    pipeline.run(config, folder, Progress(Console(stderr=True, highlight=False)))
+    if not finished_run.is_finished(config, folder):
+        pipeline.run(config, folder, Progress(Console(stderr=True, highlight=False)))
     return folder

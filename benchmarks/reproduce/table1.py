@@ -28,12 +28,12 @@ SSE = {  # section 6: the best M and α0 that the authors found, at B epochs
     "small": [],
     "vgg16": ["sse.cycles=5", "sse.cycle_epochs=40", "sse.learning_rate=0.05"],
     "preresnet110": ["sse.cycles=4", "sse.cycle_epochs=37", "sse.learning_rate=0.1"],
-    "wrn28_10": ["sse.cycles=5", "sse.cycle_epochs=40", "sse.learning_rate=0.1"],
+    "wrn28-10": ["sse.cycles=5", "sse.cycle_epochs=40", "sse.learning_rate=0.1"],
 }
 PAPER = {  # test error on CIFAR-100, %
     "vgg16": {"ind": (27.4, 25.28, 24.45), "sse": (26.4, 25.16, 24.69), "fge": (25.74, 24.11, 23.54)},
     "preresnet110": {"ind": (21.37, 19.04, 18.59), "sse": (20.75, 19.28, 18.91), "fge": (20.16, 18.67, 18.21)},
-    "wrn28_10": {"ind": (19.1, 17.48, 17.01), "sse": (17.78, 17.3, 16.97), "fge": (17.73, 16.95, 16.88)},
+    "wrn28-10": {"ind": (19.1, 17.48, 17.01), "sse": (17.78, 17.3, 16.97), "fge": (17.73, 16.95, 16.88)},
 }
 
 
@@ -89,10 +89,7 @@ def quality(folder: Path, method: str, budget: int, settings: Config, splits: Sp
         if getattr(member, member.WhichOneof("origin")).run < budget * runs_a_budget
     ]  # fmt: skip
     temperatures = torch.tensor([manifest.members[index].temperature for index in chosen], dtype=torch.float64)
-    pooled = 1.0
-    if len(chosen) > 1:
-        probs = temperature.pool(logits["calibration"][chosen], temperatures)
-        pooled = temperature.fit(probs.clamp(min=1e-300).log(), splits.calibration.labels)
+    pooled = temperature.fit_pooled(logits["calibration"][chosen], temperatures, splits.calibration.labels)
     return evaluate.quality(
         temperature.pool(logits["test"][chosen], temperatures, pooled), splits.measured["test"].labels
     )
