@@ -1,7 +1,8 @@
 """The one bounded queue: the next batch forms while the last one runs.
 
 No timer: a lone request runs at once, and the longer a batch takes, the more rows the next one has. Rows are
-counted, not requests. Lives on the event loop; only `execute` runs in a thread.
+counted, not requests. Batchers that share a device take turns, a batch each. Lives on the event loop; only `execute`
+runs in a thread.
 """
 
 import asyncio
@@ -50,12 +51,14 @@ class Batcher:
         max_queue_rows: int,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self._execute = execute
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
         self._clock = clock  # monotonic: the wall clock can step back
+        self._turn = turn or asyncio.Lock()  # for the device, which other models may want as well
         self._queue: deque[Work] = deque()
         self._queued_rows = 0
         self._arrival = asyncio.Event()
@@ -105,21 +108,22 @@ class Batcher:
 
     def _count(self, rows: int) -> None:
         self._queued_rows += rows
-        self._metrics.queue_rows.set(self._queued_rows)
+        self._metrics.queue_rows.inc(rows)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrival.wait()
-            batch = self._next_batch()
-            if not batch:
-                self._arrival.clear()
-                continue
-            now = self._clock()
-            for work in batch:
-                self._metrics.queue_seconds.observe(now - work.arrived)
-            self._metrics.batch_rows.observe(sum(work.rows for work in batch))
-            results = await loop.run_in_executor(self._thread, self._answer, batch)
+            async with self._turn:
+                batch = self._next_batch()  # only now: what came while others ran belongs to it
+                if not batch:
+                    self._arrival.clear()
+                    continue
+                now = self._clock()
+                for work in batch:
+                    self._metrics.queue_seconds.observe(now - work.arrived)
+                self._metrics.batch_rows.observe(sum(work.rows for work in batch))
+                results = await loop.run_in_executor(self._thread, self._answer, batch)
             for work, result in zip(batch, results, strict=True):
                 _settle(work, result)
 

@@ -49,7 +49,7 @@ class Metrics:
         self.members_run = Counter("ensemble_members_run", "Rows answered, times members on each", registry=registry)
         self.queue_rows = Gauge("ensemble_queue_rows", "Rows waiting now", registry=registry)
         self.ready = Gauge("ensemble_ready", "1 while the server takes requests", registry=registry)
-        self.model = Info("ensemble_model", "What is served", registry=registry)
+        self.model = Info("ensemble_model", "What is served", ["name", "version"], registry=registry)
         for code in CODES:
             self.requests.labels(code.name)
         for reason in REJECTIONS:

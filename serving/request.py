@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2 import InferParameter, ModelInferRequest
 from serving.ensemble import Ensemble
-from serving.errors import InvalidRequest, UnknownModel
+from serving.errors import InvalidRequest
 from serving.policy import Choice, Policy
 
 DEFAULT_OUTPUTS = ("probs", "entropy", "mutual_information")
@@ -56,8 +56,7 @@ class Request:
 
 
 def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_policy: Policy | None) -> Request:
-    """Raises UnknownModel, or InvalidRequest with what arrived and what was expected."""
-    check_model(message.model_name, message.model_version, ensemble)
+    """Raises InvalidRequest with what arrived and what was expected."""
     parameters = message.parameters
     for name in parameters:
         if name not in _OURS and name not in _RESERVED and not name.startswith("triton_"):
@@ -71,14 +70,6 @@ def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_
         outputs=_outputs(message),
         timeout_s=_timeout(parameters),
     )
-
-
-def check_model(name: str, version: str, ensemble: Ensemble) -> None:
-    """Raises UnknownModel unless this is the served model; an empty version is any."""
-    if name != ensemble.name:
-        raise UnknownModel(f"unknown model '{name}'; this server has '{ensemble.name}'")
-    if version not in ("", ensemble.version):
-        raise UnknownModel(f"unknown version '{version}' of '{name}'; this server has '{ensemble.version}'")
 
 
 def _choice(parameters: Mapping[str, InferParameter], member_ids: Sequence[str]) -> Choice:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import math
 import signal
+from collections.abc import Sequence
+from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -13,16 +15,13 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from protos.graph import DATATYPES
 from protos.stored_ensemble import StoredEnsemble
-from protos.validate import validate
-from serving import device
-from serving import ensemble as ensembles
+from serving import folders
 from serving import metrics as prometheus
-from serving.batcher import Batcher
-from serving.cpu import usable_cpus
-from serving.ensemble import Ensemble
 from serving.errors import StartupError
+from serving.loader import Loader
 from serving.metrics import Metrics
 from serving.policy import Policy
+from serving.repository import Repository
 from serving.servicer import InferenceServicer, handlers
 from serving.settings import Settings
 
@@ -39,9 +38,12 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = asyncio.create_task(stop.wait())
 
-    stored = validate(settings.directory)
+    stored = _read(settings)
     metrics = Metrics()
-    servicer = InferenceServicer(metrics, settings.max_batch_rows, _forced(settings))
+    repository = Repository()
+    for each in stored:
+        repository.announce(each.manifest.name, each.manifest.version)
+    servicer = InferenceServicer(repository, metrics, settings.max_batch_rows, _forced(settings))
     checks = health.HealthServicer()
     server = _server(settings, stored)
     server.add_generic_rpc_handlers((handlers(servicer),))
@@ -51,47 +53,68 @@ async def serve(settings: Settings) -> None:
 
     await server.start()
     await checks.set("", HealthCheckResponse.SERVING)
-    ensemble = batcher = None
     try:
-        loading = asyncio.create_task(asyncio.to_thread(_load, settings, stored, metrics))
+        loading = asyncio.create_task(_load(stored, Loader(settings, metrics), repository, checks, metrics))
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
-            ensemble = await loading
-            batcher = Batcher(ensemble.execute, settings.max_batch_rows, settings.max_queue_rows, metrics)
-            batching = batcher.start()
-            servicer.open(ensemble, batcher)
-            for name in (SERVICE, ensemble.name):
-                await checks.set(name, HealthCheckResponse.SERVING)
+            await loading
+            servicer.open()
+            await checks.set(SERVICE, HealthCheckResponse.SERVING)
             metrics.ready.set(1)
-            metrics.model.info(
-                {"name": ensemble.name, "version": ensemble.version, "members": str(len(ensemble.member_ids))}
-            )
             host = _bracketed(settings.host)
             # The one line that a parent process waits for.
             print(f"ready grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}", flush=True)  # noqa: T201
-            await asyncio.wait({stopping, batching}, return_when=asyncio.FIRST_COMPLETED)
-            if batching.done():
-                batching.result()  # raises: an error of ours, and nothing would be answered any more
+            failed = asyncio.create_task(repository.failed())
+            await asyncio.wait({stopping, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                await failed  # raises: an error of ours, and nothing would be answered any more
+            failed.cancel()
 
         logger.info("draining seconds=%s", settings.drain_seconds)
-        servicer.close()
+        opened = servicer.close()
         metrics.ready.set(0)
         await checks.enter_graceful_shutdown()
         await asyncio.sleep(settings.drain_seconds)
         await servicer.quiet(QUIET_SECONDS, QUIET_LIMIT_SECONDS)
         servicer.refuse()
-        await servicer.quiet(QUIET_SECONDS, settings.grace_seconds if ensemble else 0.0)
+        await servicer.quiet(QUIET_SECONDS, settings.grace_seconds if opened else 0.0)
     finally:
         # No grace here: what is left are health watchers and half-open calls, which would wait it out.
         await server.stop(None)
-        if batcher is not None:
-            await batcher.stop()
-        if ensemble is not None:
-            ensemble.close()
+        await repository.close()
         metrics_server.shutdown()
         metrics_server.server_close()
         _ignore_signals()
         logger.info("stopped")
+
+
+def _read(settings: Settings) -> list[StoredEnsemble]:
+    """All of them, before a port is opened. Raises InvalidEnsemble, StartupError."""
+    stored: list[StoredEnsemble] = []
+    paths: dict[tuple[str, str], Path] = {}
+    for folder in folders.find(settings.directories):
+        stored.append(folder.read())
+        manifest = stored[-1].manifest
+        other = paths.setdefault((manifest.name, manifest.version), folder.path)
+        if other is not folder.path:
+            both = f"'{other}' and '{folder.path}'"
+            raise StartupError(f"{both} are version '{manifest.version}' of '{manifest.name}'; expected one of them")
+    return stored
+
+
+async def _load(
+    stored: list[StoredEnsemble],
+    loader: Loader,
+    repository: Repository,
+    checks: health.HealthServicer,
+    metrics: Metrics,
+) -> None:
+    while stored:  # one after the other, each let go of once its members are made
+        model = await loader.load(stored.pop(0))
+        repository.add(model)
+        ensemble = model.ensemble
+        metrics.model.labels(ensemble.name, ensemble.version).info({"members": str(len(ensemble.member_ids))})
+        await checks.set(ensemble.name, HealthCheckResponse.SERVING)
 
 
 def _ignore_signals() -> None:
@@ -110,12 +133,19 @@ def _forced(settings: Settings) -> Policy | None:
     return Policy.RANDOM if settings.policy == Policy.RANDOM else None
 
 
-def _server(settings: Settings, stored: StoredEnsemble) -> grpc.aio.Server:
-    tensor = stored.manifest.input
-    batch_bytes = settings.max_batch_rows * math.prod(tensor.shape) * DATATYPES[tensor.datatype].itemsize
-    # Typed contents take twice as much at most: two bytes for a UINT8 of 128 or more, ten for a negative INT32.
-    longest = 2 if DATATYPES[tensor.datatype].kind in "bf" or tensor.datatype == "UINT8" else 10
-    max_message_bytes = settings.max_message_bytes or min(longest * batch_bytes + 2**20, 2**31 - 1)
+def _longest_message(stored: Sequence[StoredEnsemble], max_batch_rows: int) -> int:
+    """What a full batch can take, in its longest form, and 1 MiB."""
+    longest_bytes = 0
+    for tensor in (each.manifest.input for each in stored):
+        batch_bytes = max_batch_rows * math.prod(tensor.shape) * DATATYPES[tensor.datatype].itemsize
+        # Typed contents take twice as much at most: two bytes for a UINT8 of 128 or more, ten for a negative INT32.
+        growth = 2 if DATATYPES[tensor.datatype].kind in "bf" or tensor.datatype == "UINT8" else 10
+        longest_bytes = max(longest_bytes, growth * batch_bytes)
+    return min(longest_bytes + 2**20, 2**31 - 1)
+
+
+def _server(settings: Settings, stored: Sequence[StoredEnsemble]) -> grpc.aio.Server:
+    max_message_bytes = settings.max_message_bytes or _longest_message(stored, settings.max_batch_rows)
     return grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -145,15 +175,3 @@ def _serve_metrics(settings: Settings, metrics: Metrics) -> WSGIServer:
 def _bracketed(host: str) -> str:
     """As it stands before a port: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
-
-
-def _load(settings: Settings, stored: StoredEnsemble, metrics: Metrics) -> Ensemble:
-    provider = device.choose(settings.device)
-    threads = settings.threads or usable_cpus()
-    ensemble = ensembles.load(stored, provider, threads, metrics)
-    logger.info(
-        "loaded model=%s version=%s members=%d provider=%s threads=%d",
-        ensemble.name, ensemble.version, len(ensemble.member_ids), provider, threads,
-    )  # fmt: skip
-    ensemble.warm_up(settings.max_batch_rows)
-    return ensemble

@@ -14,11 +14,10 @@ from google.protobuf.message_factory import GetMessageClass
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
 from serving import request, response
-from serving.batcher import Batcher
-from serving.ensemble import Ensemble
-from serving.errors import InvalidRequest, NotReady, ServingError, UnknownModel
+from serving.errors import InvalidRequest, NotReady, ServingError
 from serving.metrics import Metrics
 from serving.policy import Policy
+from serving.repository import Repository, ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -57,23 +56,25 @@ def _decoding(method: Any, message_class: Any) -> Any:
 class InferenceServicer(GRPCInferenceServiceServicer):
     """Live from the first moment; ready between `open` and `close`."""
 
-    def __init__(self, metrics: Metrics, max_batch_rows: int, forced_policy: Policy | None) -> None:
+    def __init__(
+        self, repository: Repository, metrics: Metrics, max_batch_rows: int, forced_policy: Policy | None
+    ) -> None:
+        self._repository = repository
         self._metrics = metrics
         self._max_batch_rows = max_batch_rows
         self._forced_policy = forced_policy  # no request can undo it
-        self._ensemble: Ensemble | None = None
-        self._batcher: Batcher | None = None
         self._ready = False
         self._refusing = False
         self._in_flight = 0
         self._last_arrival = 0.0
 
-    def open(self, ensemble: Ensemble, batcher: Batcher) -> None:
-        self._ensemble, self._batcher, self._ready = ensemble, batcher, True
+    def open(self) -> None:
+        self._ready = True
 
-    def close(self) -> None:
-        """Not ready any more; what still arrives is answered."""
-        self._ready = False
+    def close(self) -> bool:
+        """Not ready any more; what still arrives is answered. Returns whether it was ready."""
+        was_ready, self._ready = self._ready, False
+        return was_ready
 
     def refuse(self) -> None:
         """What still arrives is told to go elsewhere."""
@@ -123,13 +124,13 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     ) -> oip.ModelInferResponse:
         if self._refusing:
             raise NotReady("the server is shutting down")
-        if self._ensemble is None or self._batcher is None:
-            raise NotReady("the model is still loading")
-        parsed = request.parse(message, self._ensemble, self._max_batch_rows, self._forced_policy)
-        limits = [limit for limit in (remaining_s, parsed.timeout_s) if limit is not None]
-        deadline = arrived + min(limits) if limits else None
-        prediction = await self._batcher.submit(parsed.inputs, parsed.choice, deadline)
-        return response.build(message, parsed, prediction, self._ensemble)
+        model = self._repository.find(message.model_name, message.model_version)
+        with model.held():
+            parsed = request.parse(message, model.ensemble, self._max_batch_rows, self._forced_policy)
+            limits = [limit for limit in (remaining_s, parsed.timeout_s) if limit is not None]
+            deadline = arrived + min(limits) if limits else None
+            prediction = await model.batcher.submit(parsed.inputs, parsed.choice, deadline)
+            return response.build(message, parsed, prediction, model.ensemble)
 
     async def ServerLive(self, message: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:  # noqa: N802
         return oip.ServerLiveResponse(live=True)
@@ -138,8 +139,13 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         return oip.ServerReadyResponse(ready=self._ready)
 
     async def ModelReady(self, message: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:  # noqa: N802
-        ensemble = await self._served(message.name, message.version, context)
-        return oip.ModelReadyResponse(ready=ensemble is not None and self._ready)
+        try:
+            self._find(message.name, message.version)
+        except NotReady:
+            return oip.ModelReadyResponse(ready=False)
+        except ServingError as error:
+            await context.abort(error.code, str(error))
+        return oip.ModelReadyResponse(ready=self._ready)
 
     async def ServerMetadata(  # noqa: N802
         self, message: oip.ServerMetadataRequest, context: Context
@@ -149,15 +155,16 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     async def ModelMetadata(  # noqa: N802
         self, message: oip.ModelMetadataRequest, context: Context
     ) -> oip.ModelMetadataResponse:
-        ensemble = await self._served(message.name, message.version, context)
-        if ensemble is None:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the model is still loading")
-            raise AssertionError("abort always raises")
+        try:
+            ensemble = self._find(message.name, message.version).ensemble
+        except ServingError as error:
+            await context.abort(error.code, str(error))
+            raise AssertionError("abort always raises") from None
         tensor = oip.ModelMetadataResponse.TensorMetadata
         classes = len(ensemble.class_labels)
         return oip.ModelMetadataResponse(
             name=ensemble.name,
-            versions=[ensemble.version],
+            versions=self._repository.versions(ensemble.name),
             platform="thalweg_onnx_ensemble",
             inputs=[
                 tensor(name=ensemble.input_name, datatype=ensemble.input_datatype, shape=[-1, *ensemble.input_shape])
@@ -176,13 +183,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             },
         )
 
-    async def _served(self, name: str, version: str, context: Context) -> Ensemble | None:
-        """The ensemble, None while it loads; aborts for any other model."""
+    def _find(self, name: str, version: str) -> ServedModel:
         if not name:
-            await context.abort(InvalidRequest.code, "the model's name is empty")
-        if self._ensemble is not None:
-            try:
-                request.check_model(name, version, self._ensemble)
-            except UnknownModel as error:
-                await context.abort(error.code, str(error))
-        return self._ensemble
+            raise InvalidRequest("the model's name is empty")
+        return self._repository.find(name, version)

@@ -12,6 +12,7 @@ from serving.errors import StartupError
 from serving.policy import Policy
 
 DEVICES = ("auto", "cpu", "cuda")
+_DIRECTORY = "THALWEG_DIRECTORY"
 
 
 def _setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
@@ -20,7 +21,7 @@ def _setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    directory: Path
+    directories: tuple[Path, ...]  # ensemble directories and repositories of them
     host: str = _setting("127.0.0.1", "address to listen on")
     grpc_port: int = _setting(8001, "port of the gRPC service; 0 picks a free one")
     metrics_port: int = _setting(8002, "port of the Prometheus metrics; 0 picks a free one")
@@ -62,20 +63,26 @@ class Settings:
 
 def parse(arguments: Sequence[str] | None, environment: Mapping[str, str] = os.environ) -> Settings:
     """A flag wins over its environment variable, and that over the default. Raises StartupError."""
-    parser = argparse.ArgumentParser(prog="thalweg-serve", description="Serves an ensemble over gRPC.")
-    parser.add_argument("directory", type=Path, nargs="?", help="ensemble directory (THALWEG_DIRECTORY)")
+    parser = argparse.ArgumentParser(prog="thalweg-serve", description="Serves ensembles over gRPC.")
+    parser.add_argument(
+        "directories",
+        metavar="REPO_OR_DIR",
+        type=Path,
+        nargs="*",
+        help=f"ensemble directory, or repository: a folder of NAME or NAME/VERSION "
+        f"(THALWEG_DIRECTORY, several separated by '{os.pathsep}')",
+    )
     fields = [field for field in dataclasses.fields(Settings) if field.metadata]
     for field in fields:
         help_text = f"{field.metadata['text']} (default {field.default}; {_variable(field.name)})"
         choices = field.metadata["choices"] or None
         parser.add_argument(_flag(field.name), type=type(field.default), choices=choices, help=help_text)
-    given = vars(parser.parse_args(arguments))
+    given = vars(parser.parse_intermixed_args(arguments))
 
-    values: dict[str, Any] = {"directory": given["directory"]}
-    if values["directory"] is None:
-        if "THALWEG_DIRECTORY" not in environment:
-            parser.error("the following arguments are required: directory (or THALWEG_DIRECTORY)")
-        values["directory"] = Path(environment["THALWEG_DIRECTORY"])
+    directories = given["directories"] or map(Path, filter(None, environment.get(_DIRECTORY, "").split(os.pathsep)))
+    values: dict[str, Any] = {"directories": tuple(directories)}
+    if not values["directories"]:
+        parser.error(f"the following arguments are required: REPO_OR_DIR (or {_DIRECTORY})")
     for field in fields:
         if given[field.name] is not None:
             values[field.name] = given[field.name]

@@ -104,8 +104,11 @@ def manifest(members: int) -> EnsembleManifest:
     )
 
 
-def write(directory: Path, members: int = 4, datatype: str = "FP32") -> StoredEnsemble:
+def write(
+    directory: Path, members: int = 4, datatype: str = "FP32", name: str = "tiny", version: str = "1"
+) -> StoredEnsemble:
     described = manifest(members)
+    described.name, described.version = name, version
     described.input.datatype = datatype
     return manifest_file.write(
         directory,

@@ -230,6 +230,38 @@ def test_a_second_signal_does_not_spoil_the_exit_code(tiny_directory: Path) -> N
     assert server.process.returncode == 0
 
 
+def test_a_repository_answers_by_name_and_version(tmp_path: Path) -> None:
+    tiny_ensemble.write(tmp_path / "repo/tiny/9", members=3, version="9")
+    tiny_ensemble.write(tmp_path / "repo/tiny/10", members=2, version="10")
+    tiny_ensemble.write(tmp_path / "repo/other", name="other")
+    tiny_ensemble.write(tmp_path / "alone", members=1, name="alone")
+    with (
+        ServerProcess(tmp_path / "repo", str(tmp_path / "alone")) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        for name, version, answered_by, members in (
+            ("tiny", "", "10", 2),
+            ("tiny", "10", "10", 2),
+            ("tiny", "9", "9", 3),
+            ("other", "", "1", 4),
+            ("alone", "", "1", 1),
+        ):
+            request = oip.ModelInferRequest(
+                model_name=name, model_version=version, raw_input_contents=[ROWS.astype("<f4").tobytes()]
+            )
+            request.inputs.add(name="input", datatype="FP32", shape=ROWS.shape)
+            response = stub.ModelInfer(request, timeout=30)
+            assert (response.model_name, response.model_version) == (name, answered_by)
+            probs = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(7, 3)
+            np.testing.assert_allclose(probs, tiny_ensemble.pooled_probs(ROWS, members=members), atol=1e-6)
+        assert stub.ModelMetadata(oip.ModelMetadataRequest(name="tiny"), timeout=30).versions == ["9", "10"]
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("tiny", "other", "alone"):
+            status = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=30).status
+            assert status == health_pb2.HealthCheckResponse.SERVING
+
+
 def start_and_fail(*arguments: str) -> str:
     command = [sys.executable, "-m", "serving", *arguments, "--grpc-port", "0", "--metrics-port", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
@@ -245,6 +277,13 @@ def test_a_bad_directory_ends_the_process_before_it_is_ready(tmp_path: Path) -> 
     tiny_ensemble.write(tmp_path / "tiny")
     (tmp_path / "tiny/weights/w0.safetensors").write_bytes(b"")
     assert "wrong-size: 'weights/w0.safetensors' has 0 bytes" in start_and_fail(str(tmp_path / "tiny"))
+
+
+def test_two_folders_of_the_same_version_are_refused(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        tiny_ensemble.write(tmp_path / place)
+    line = start_and_fail(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert f"'{tmp_path}/a' and '{tmp_path}/b' are version '1' of 'tiny'; expected one of them" in line
 
 
 def test_an_ensemble_that_predicts_the_next_token_is_refused_and_pointed_elsewhere(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from serving import ensemble as ensembles
 from serving.batcher import Batcher, Work
 from serving.device import CPU
 from serving.metrics import Metrics
+from serving.repository import Repository, ServedModel
 from serving.servicer import InferenceServicer, handlers
 from tests import tiny_ensemble
 
@@ -31,7 +32,9 @@ class Bench:
         self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[int] = []
         self.batcher = Batcher(self.execute, 4, 4, self.metrics)
-        self.servicer = InferenceServicer(self.metrics, 4, None)
+        self.repository = Repository()
+        self.repository.add(ServedModel(self.ensemble, self.batcher))
+        self.servicer = InferenceServicer(self.repository, self.metrics, 4, None)
 
     def execute(self, batch: Sequence[Work]):  # type: ignore[no-untyped-def]
         self.batches.append(sum(work.rows for work in batch))
@@ -66,14 +69,12 @@ async def bench(tiny_directory: Path) -> AsyncIterator[Bench]:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         bench.stub = GRPCInferenceServiceStub(channel)
-        bench.batcher.start()
-        bench.servicer.open(bench.ensemble, bench.batcher)
+        bench.servicer.open()
         yield bench
         for _ in range(100):
             bench.go_on.release()
     await server.stop(None)
-    await bench.batcher.stop()
-    bench.ensemble.close()
+    await bench.repository.close()
 
 
 def check(response: oip.ModelInferResponse, row: float) -> None:
@@ -146,9 +147,11 @@ async def test_a_full_queue_refuses_at_once(bench: Bench) -> None:
         check(await call, float(i))
 
 
-async def test_before_the_model_is_loaded_the_answer_is_unavailable(tiny_directory: Path) -> None:
+async def test_before_the_model_is_loaded_the_answer_is_unavailable() -> None:
+    repository = Repository()
+    repository.announce("tiny", "1")
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((handlers(InferenceServicer(Metrics(), 4, None)),))
+    server.add_generic_rpc_handlers((handlers(InferenceServicer(repository, Metrics(), 4, None)),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -9,11 +9,13 @@ from serving.settings import Settings, parse
 def test_a_flag_wins_over_its_variable_and_that_over_the_default() -> None:
     environment = {"THALWEG_GRPC_PORT": "9001", "THALWEG_HOST": "0.0.0.0", "THALWEG_POLICY": "random"}
     settings = parse(["runs/x", "--grpc-port", "7001"], environment)
-    assert settings == Settings(Path("runs/x"), grpc_port=7001, host="0.0.0.0", policy="random")
+    assert settings == Settings((Path("runs/x"),), grpc_port=7001, host="0.0.0.0", policy="random")
 
 
-def test_the_directory_too_may_come_from_the_environment() -> None:
-    assert parse([], {"THALWEG_DIRECTORY": "/models/x"}).directory == Path("/models/x")
+def test_the_directories_too_may_come_from_the_environment() -> None:
+    assert parse([], {"THALWEG_DIRECTORY": "/models/x"}).directories == (Path("/models/x"),)
+    assert parse([], {"THALWEG_DIRECTORY": "/models/x:y"}).directories == (Path("/models/x"), Path("y"))
+    assert parse(["a", "b"], {"THALWEG_DIRECTORY": "/models/x"}).directories == (Path("a"), Path("b"))
     with pytest.raises(SystemExit) as caught:
         parse([], {})
     assert caught.value.code == 2

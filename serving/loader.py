@@ -1,0 +1,46 @@
+"""From verified bytes to a model that can be asked: members made, sessions opened, everything run once."""
+
+import asyncio
+import logging
+
+from protos.stored_ensemble import StoredEnsemble
+from serving import device
+from serving import ensemble as ensembles
+from serving.batcher import Batcher
+from serving.cpu import usable_cpus
+from serving.ensemble import Ensemble
+from serving.metrics import Metrics
+from serving.repository import ServedModel
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Loader:
+    """All models that it loads share one turn for the device: first come, first served, a batch each."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._turn = asyncio.Lock()  # hands itself on in the order of asking
+
+    async def load(self, stored: StoredEnsemble) -> ServedModel:
+        """Loads and warms in a thread. Raises StartupError."""
+        ensemble = await asyncio.to_thread(self._load, stored)
+        settings = self._settings
+        batcher = Batcher(
+            ensemble.execute, settings.max_batch_rows, settings.max_queue_rows, self._metrics, turn=self._turn
+        )
+        return ServedModel(ensemble, batcher)
+
+    def _load(self, stored: StoredEnsemble) -> Ensemble:
+        settings = self._settings
+        provider = device.choose(settings.device)
+        threads = settings.threads or usable_cpus()
+        ensemble = ensembles.load(stored, provider, threads, self._metrics)
+        logger.info(
+            "loaded model=%s version=%s members=%d provider=%s threads=%d",
+            ensemble.name, ensemble.version, len(ensemble.member_ids), provider, threads,
+        )  # fmt: skip
+        ensemble.warm_up(settings.max_batch_rows)
+        return ensemble

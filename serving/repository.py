@@ -1,0 +1,102 @@
+"""The models that this server has, by name and version. Lives on the event loop."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+
+from serving.batcher import Batcher
+from serving.ensemble import Ensemble
+from serving.errors import NotReady, UnknownModel
+
+
+class ServedModel:
+    """An ensemble and its own queue. A request holds it from first to last, and what is replaced closes after that."""
+
+    def __init__(self, ensemble: Ensemble, batcher: Batcher) -> None:
+        self.ensemble = ensemble
+        self.batcher = batcher
+        self._holds = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        self._holds += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._holds:
+                self._unused.set()
+
+    async def close(self) -> None:
+        """Once no request holds it. It must not be found any more."""
+        await self._unused.wait()
+        await self.batcher.stop()
+        self.ensemble.close()
+
+
+class Repository:
+    """Latest by default, any version by request. A model is announced, then added; until then it is not ready."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[str, ServedModel | None]] = {}  # by name and version; None: it still loads
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def announce(self, name: str, version: str) -> None:
+        self._models.setdefault(name, {}).setdefault(version, None)
+
+    def add(self, model: ServedModel) -> ServedModel | None:
+        """From now on requests find it. Returns the one that it replaces, for the caller to close."""
+        batching = model.batcher.start()
+        batching.add_done_callback(self._report)
+        versions = self._models.setdefault(model.ensemble.name, {})
+        replaced = versions.get(model.ensemble.version)
+        versions[model.ensemble.version] = model
+        return replaced
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The model; an empty version is the latest. Raises UnknownModel, NotReady."""
+        versions = self._models.get(name, {})
+        if not versions:
+            raise UnknownModel(f"unknown model '{name}'; this server has {_quoted(self._models)}")
+        if version and version not in versions:
+            raise UnknownModel(
+                f"unknown version '{version}' of '{name}'; this server has {_quoted(sorted(versions, key=age))}"
+            )
+        model = versions[version or max((v for v in versions if versions[v]), key=age, default=next(iter(versions)))]
+        if model is None:
+            raise NotReady(f"'{name}' is still loading")
+        return model
+
+    def versions(self, name: str) -> list[str]:
+        """Those that answer, the latest last."""
+        return sorted((version for version, model in self._models.get(name, {}).items() if model), key=age)
+
+    async def failed(self) -> None:
+        """Raises what ended a batcher; nothing would be answered any more. Returns never."""
+        await asyncio.shield(self._failure)
+
+    def _report(self, batching: "asyncio.Task[None]") -> None:
+        if not batching.cancelled() and (error := batching.exception()) and not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def close(self) -> None:
+        models = [model for versions in self._models.values() for model in versions.values() if model]
+        self._models.clear()
+        await asyncio.gather(*(model.close() for model in models))
+
+
+def age(version: str) -> tuple[list[tuple[int, int, str]], str]:
+    """The latest version has the greatest: runs of digits compare as numbers and come after letters; else as text.
+
+    So 9 < 10, 1.9 < 1.10, beta < 1, 2026-11-23 < 2026-11-24, and 1.0 < 1.0-rc1: a longer one comes after.
+    """
+    parts = re.findall(r"[0-9]+|[A-Za-z]+", version)
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts], version
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
