@@ -1,58 +1,105 @@
-"""A small client: numpy arrays in, a typed answer out. For the command line, the demo, tests and benchmarks."""
+"""Clients, blocking and asyncio: arrays, pictures or files in, a typed answer out.
 
+    with Client("dns:///thalweg:8001", "digits") as client:
+        client.predict("scan.png").probs
+
+A name that stands for several servers is asked in turn (round robin). Every call has a deadline. UNAVAILABLE alone is
+tried again, by gRPC itself: it means that no server has begun with the request. grpc.RpcError carries the server's
+message in `details()`.
+"""
+
+import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from protos import open_inference_grpc_pb2 as oip
-from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
+from serving import inputs, messages
+from serving.inputs import Source
+from serving.messages import Answer, Asked, Model
+
+__all__ = ["Answer", "AsyncClient", "Client", "Model", "Tls"]
 
 IN_FLIGHT = 4  # requests of one call at a time: enough to keep a server busy, too few to fill its queue
+ATTEMPTS = 5  # the most that gRPC makes
+LARGEST_RETRIED_BYTES = 2**28  # gRPC keeps a request this large for another attempt; its default is 256 KiB
 
 
 @dataclass(frozen=True)
-class Model:
-    """What the server says of its model."""
+class Tls:
+    """PEM files. Without any: the system's authorities, no certificate of our own."""
 
-    name: str
-    version: str
-    input_name: str
-    input_datatype: str
-    input_shape: tuple[int, ...]  # of one row
-    class_labels: list[str]
-    members: int
-    max_batch_rows: int
+    authorities: Path | None = None
+    certificate: Path | None = None  # and key: what we show to a server that asks
+    key: Path | None = None
+    server_name: str | None = None  # that its certificate must name, if it is not the target's
 
-
-@dataclass(frozen=True)
-class Answer:
-    probs: NDArray[np.float32]  # [B, C]
-    entropy: NDArray[np.float32]  # [B], nats
-    mutual_information: NDArray[np.float32]  # [B], nats
-    member_probs: NDArray[np.float32] | None  # [B, M, C], if asked for
-    policy: str
-    members_run: int
-
-
-class Client:
-    """Talks to one server; every call has a deadline. grpc.RpcError carries the server's message in `details()`."""
-
-    def __init__(self, target: str, model_name: str, timeout_s: float = 30.0) -> None:
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    def credentials(self) -> grpc.ChannelCredentials:
+        authorities, key, certificate = (
+            None if path is None else path.read_bytes() for path in (self.authorities, self.key, self.certificate)
         )
-        self._stub = GRPCInferenceServiceStub(self._channel)
-        self._name = model_name
+        return grpc.ssl_channel_credentials(authorities, key, certificate)
+
+
+class _Caller:
+    """What both clients know: where to, which model, how long."""
+
+    def __init__(
+        self,
+        target: str,
+        model_name: str,
+        timeout_s: float = 30.0,
+        *,
+        version: str = "",
+        attempts: int = ATTEMPTS,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
+        """target: HOST:PORT, `dns:///NAME:PORT` of many servers, or a list, `ipv4:HOST:PORT,HOST:PORT`.
+        timeout_s: of each request, its attempts included. attempts: 1 to 5.
+        version: empty for the one that is served by default.
+        token: sent with each call as a bearer token; without TLS everyone on the way can read it.
+        """
+        if not 1 <= attempts <= ATTEMPTS:
+            raise ValueError(f"attempts is {attempts}; expected 1 to {ATTEMPTS}")
+        self._target, self._name, self._version, self._timeout_s = target, model_name, version, timeout_s
+        self._tls = tls
+        self._options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.per_rpc_retry_buffer_size", LARGEST_RETRIED_BYTES),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.service_config", _service_config(attempts)),
+        ]
+        if tls is not None and tls.server_name is not None:
+            self._options.append(("grpc.ssl_target_name_override", tls.server_name))
+        self._call: dict[str, Any] = {"timeout": timeout_s}
+        if token is not None:
+            self._call["metadata"] = (("authorization", f"Bearer {token}"),)
         self._model: Model | None = None
+        self._channel = self._open()
+        self._stub = GRPCInferenceServiceStub(self._channel)
+
+    def _open(self) -> Any:
+        raise NotImplementedError
+
+    def _metadata_request(self) -> oip.ModelMetadataRequest:
+        return oip.ModelMetadataRequest(name=self._name, version=self._version)
+
+
+class Client(_Caller):
+    def _open(self) -> Any:
+        if self._tls is None:
+            return grpc.insecure_channel(self._target, self._options)
+        return grpc.secure_channel(self._target, self._tls.credentials(), self._options)
 
     def __enter__(self) -> Self:
         return self
@@ -60,90 +107,109 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._channel.close()
 
     def model(self) -> Model:
         """Asked for once."""
         if self._model is None:
-            metadata = self._stub.ModelMetadata(oip.ModelMetadataRequest(name=self._name), timeout=self._timeout_s)
-            (tensor,) = metadata.inputs
-            self._model = Model(
-                name=metadata.name,
-                version=metadata.versions[-1],
-                input_name=tensor.name,
-                input_datatype=tensor.datatype,
-                input_shape=tuple(tensor.shape[1:]),
-                class_labels=json.loads(metadata.properties["class_labels"]),
-                members=int(metadata.properties["members"]),
-                max_batch_rows=int(metadata.properties["max_batch_rows"]),
-            )
+            self._model = messages.model(self._stub.ModelMetadata(self._metadata_request(), **self._call))
         return self._model
 
-    def predict(
-        self,
-        inputs: NDArray[np.generic],
-        *,
-        policy: str | None = None,
-        members: Sequence[int] | None = None,
-        member_probs: bool = False,
-    ) -> Answer:
-        """The answer to rows [B, ...] of the model's datatype, in as many requests as the server's limit needs."""
+    def predict(self, source: Source | Sequence[Source], **asked: Unpack[Asked]) -> Answer:
+        """The answer to all rows, in as many requests as the server's limit needs.
+
+        Raises InvalidInput, OSError for a file, grpc.RpcError.
+        """
+        return messages.joined(self.answers(_pieces(inputs.rows(source, self.model()), self.model()), **asked))
+
+    def answers(self, sources: Iterable[Source | Sequence[Source]], **asked: Unpack[Asked]) -> Iterator[Answer]:
+        """An answer to each source, in order, a few requests ahead; each must fit into one request."""
         model = self.model()
-        size = model.max_batch_rows
-        answers, calls = [], deque[Any]()
-        for start in range(0, max(len(inputs), 1), size):
-            message = self._request(model, inputs[start : start + size], policy, members, member_probs)
-            if len(calls) == IN_FLIGHT:
-                answers.append(_answer(calls.popleft().result()))
-            calls.append(self._stub.ModelInfer.future(message, timeout=self._timeout_s))
-        answers += [_answer(call.result()) for call in calls]
-        if len(answers) == 1:
-            return answers[0]
-        return Answer(
-            probs=np.concatenate([answer.probs for answer in answers]),
-            entropy=np.concatenate([answer.entropy for answer in answers]),
-            mutual_information=np.concatenate([answer.mutual_information for answer in answers]),
-            member_probs=np.concatenate([a.member_probs for a in answers if a.member_probs is not None])
-            if member_probs
-            else None,
-            policy=answers[0].policy,
-            members_run=answers[0].members_run,
-        )
-
-    def _request(
-        self,
-        model: Model,
-        inputs: NDArray[np.generic],
-        policy: str | None,
-        members: Sequence[int] | None,
-        member_probs: bool,
-    ) -> oip.ModelInferRequest:
-        message = oip.ModelInferRequest(model_name=model.name)
-        message.inputs.add(name=model.input_name, datatype=model.input_datatype, shape=inputs.shape)
-        dtype = DATATYPES[model.input_datatype].newbyteorder("<")
-        if inputs.dtype != dtype:
-            raise TypeError(f"the inputs are {inputs.dtype}; the model takes {dtype} ({model.input_datatype})")
-        message.raw_input_contents.append(np.ascontiguousarray(inputs, dtype).tobytes())
-        names = ["probs", "entropy", "mutual_information", *(["member_probs"] if member_probs else [])]
-        for name in names:
-            message.outputs.add(name=name)
-        if policy is not None:
-            message.parameters["policy"].string_param = policy
-        if members is not None:
-            message.parameters["members"].string_param = ",".join(map(str, members))
-        return message
+        calls = deque[Any]()
+        try:
+            for source in sources:
+                message = messages.request(model, self._version, inputs.rows(source, model), asked)
+                calls.append(self._stub.ModelInfer.future(message, **self._call))
+                if len(calls) == IN_FLIGHT:
+                    yield messages.answer(calls.popleft().result())
+            while calls:
+                yield messages.answer(calls.popleft().result())
+        finally:
+            for call in calls:
+                call.cancel()
 
 
-def _answer(response: oip.ModelInferResponse) -> Answer:
-    tensors = {
-        output.name: np.frombuffer(data, "<f4").reshape(tuple(output.shape))
-        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
-    return Answer(
-        probs=tensors["probs"],
-        entropy=tensors["entropy"],
-        mutual_information=tensors["mutual_information"],
-        member_probs=tensors.get("member_probs"),
-        policy=response.parameters["policy"].string_param,
-        members_run=response.parameters["members_run"].int64_param,
-    )
+class AsyncClient(_Caller):
+    """As Client, on asyncio's event loop; make it inside a coroutine."""
+
+    def _open(self) -> Any:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self._target, options=self._options)
+        return grpc.aio.secure_channel(self._target, self._tls.credentials(), options=self._options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def model(self) -> Model:
+        """Asked for once."""
+        if self._model is None:
+            self._model = messages.model(await self._stub.ModelMetadata(self._metadata_request(), **self._call))
+        return self._model
+
+    async def predict(self, source: Source | Sequence[Source], **asked: Unpack[Asked]) -> Answer:
+        """The answer to all rows, in as many requests as the server's limit needs.
+
+        Raises InvalidInput, OSError for a file, grpc.RpcError.
+        """
+        model = await self.model()
+        rows = await asyncio.to_thread(inputs.rows, source, model)  # files and pictures take a while
+        return messages.joined([answer async for answer in self.answers(_pieces(rows, model), **asked)])
+
+    async def answers(
+        self, sources: Iterable[Source | Sequence[Source]], **asked: Unpack[Asked]
+    ) -> AsyncIterator[Answer]:
+        """An answer to each source, in order, a few requests ahead; each must fit into one request."""
+        model = await self.model()
+        calls = deque[Any]()
+        try:
+            for source in sources:
+                rows = await asyncio.to_thread(inputs.rows, source, model)
+                calls.append(self._stub.ModelInfer(messages.request(model, self._version, rows, asked), **self._call))
+                if len(calls) == IN_FLIGHT:
+                    yield messages.answer(await calls.popleft())
+            while calls:
+                yield messages.answer(await calls.popleft())
+        finally:
+            for call in calls:
+                call.cancel()
+
+
+def _pieces(rows: Any, model: Model) -> Iterator[Any]:
+    """As many rows as fit into a request, each."""
+    return (rows[start : start + model.max_batch_rows] for start in range(0, len(rows), model.max_batch_rows))
+
+
+def _service_config(attempts: int) -> str:
+    """Backoff is exponential with gRPC's own jitter, and ends with the call's deadline."""
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if attempts > 1:
+        policy = {
+            "maxAttempts": attempts,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        config["methodConfig"] = [{"name": [{}], "retryPolicy": policy}]
+    return json.dumps(config)

@@ -1,63 +1,85 @@
-"""`thalweg-predict`: sends image files or .npy arrays, prints classes, probabilities and uncertainty."""
+"""`thalweg-predict`: sends pictures and .npy arrays, prints classes, probabilities and uncertainty."""
 
 import argparse
+import contextlib
 import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.progress import Progress
 
-from protos.graph import DATATYPES
-from serving.client import Answer, Client, Model
+from serving import inputs, results
+from serving.client import Client, Model, Tls
+from serving.folder import Folder
+from serving.inputs import InvalidInput
+from serving.messages import Asked
+from serving.results import Piece, Show
 
-
-class InvalidInput(Exception):
-    pass
+Labelled = tuple[list[str], np.ndarray]  # a label for each row
+LOOK_SECONDS = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0; 1 if the server refused or cannot be reached; 2 for a file that cannot be used."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if bool(options.files) == (options.watch_folder is not None):
+        parser.error("expected either files or --watch-folder")
     try:
-        with Client(options.target, options.model, options.timeout) as client:
-            model = client.model()
-            rows = [(label, row) for path in options.files for label, row in _rows(path, model)]
-            inputs = np.stack([row for _, row in rows])
-            answer = client.predict(inputs, policy=options.policy, members=options.members)
+        with _client(options) as client, contextlib.ExitStack() as opened:
+            show = _show(options, client, opened)
+            if options.watch_folder is not None:
+                _watch(client, options.watch_folder, show, _asked(options))
+            with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+                files = progress.track(options.files, description="asking")
+                show(_answers(client, (_read(path, client.model()) for path in files), _asked(options)))
+    except KeyboardInterrupt:
+        return 0 if options.watch_folder is not None else 130
     except (InvalidInput, OSError) as error:
         print(f"thalweg-predict: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except grpc.RpcError as error:
         print(f"thalweg-predict: {options.target} answered {error.code().name}: {error.details()}", file=sys.stderr)  # noqa: T201
         return 1
-    Console(highlight=False).print(_table([label for label, _ in rows], answer, model, options.top))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="thalweg-predict", description="Asks a running thalweg-serve.")
     parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="an image, or .npy of one row or of [B, ...]"
+        "files", type=Path, nargs="*", metavar="FILE", help="a picture, or .npy of one row or of [B, ...]"
+    )
+    parser.add_argument(
+        "--watch-folder", type=Path, metavar="DIR", help="ask about every file in DIR, and as more appear, until Ctrl-C"
     )
     parser.add_argument("--target", default="127.0.0.1:8001", help="HOST:PORT of the server (default %(default)s)")
     parser.add_argument("--model", required=True, help="the model's name")
-    parser.add_argument("--policy", choices=("mean", "random", "members"))
-    parser.add_argument("--members", type=_members, metavar="I,J,…", help="indices of the members that should answer")
+    parser.add_argument("--version", default="", help="of the model (default: the one that the server chooses)")
+    parser.add_argument("--policy", help="mean, members, random, … (default: the server's)")
+    parser.add_argument("--members", type=_members, metavar="I,J,…", help="indices or ids of the members to ask")
     parser.add_argument("--top", type=_positive, default=3, help="classes to print for each row (default %(default)s)")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds (default %(default)s)")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write each row there once it is answered; - is stdout"
+    )
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request (default %(default)s)")
+    parser.add_argument("--tls", action="store_true", help="encrypted; the system's authorities say who it is")
+    parser.add_argument("--tls-authorities", type=Path, metavar="PEM", help="encrypted; these authorities say it")
+    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="our own, for a server that asks for one")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="of our certificate")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token to send")
     return parser
 
 
-def _members(text: str) -> list[int]:
-    try:
-        return [int(index) for index in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}'; expected indices such as 0,3") from None
+def _members(text: str) -> list[str]:
+    if not all(text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}'; expected indices or ids such as 0,3")
+    return text.split(",")
 
 
 def _positive(text: str) -> int:
@@ -66,64 +88,64 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _rows(path: Path, model: Model) -> list[tuple[str, NDArray[np.generic]]]:
-    """The file's rows, labelled."""
-    if path.suffix != ".npy":
-        return [(path.name, _image(path, model))]
-    try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:
-        raise InvalidInput(f"'{path}' is not an array file: {error}") from None
-    if array.shape == model.input_shape:
-        array = array[None]
-    if array.shape[1:] != model.input_shape or not len(array):
-        expected = ", ".join(map(str, model.input_shape))
-        raise InvalidInput(f"'{path}' is {list(array.shape)}; the model takes [{expected}] or [B, {expected}]")
-    dtype = DATATYPES[model.input_datatype]
-    # float64, numpy's default, may lose digits; an integer may not lose its value.
-    if not np.can_cast(array.dtype, dtype, "same_kind" if dtype.kind == "f" else "safe"):
-        raise InvalidInput(f"'{path}' holds {array.dtype}; the model takes {model.input_datatype}")
-    return [(f"{path.name}[{i}]", row) for i, row in enumerate(array.astype(dtype))]
+def _client(options: argparse.Namespace) -> Client:
+    tls = None
+    if options.tls or options.tls_authorities or options.tls_certificate or options.tls_key:
+        tls = Tls(options.tls_authorities, options.tls_certificate, options.tls_key)
+    token = options.token_file.read_text().strip() if options.token_file else None
+    return Client(options.target, options.model, options.timeout, version=options.version, tls=tls, token=token)
 
 
-def _image(path: Path, model: Model) -> NDArray[np.generic]:
-    """The picture as the model takes it: grey or colour, resized, channels first, raw pixels 0 … 255."""
-    modes = {1: "L", 3: "RGB"}
-    if len(model.input_shape) != 3 or model.input_shape[0] not in modes:
-        raise InvalidInput(f"'{path}' is a picture; the model takes {list(model.input_shape)}, not [1 or 3, H, W]")
-    channels, height, width = model.input_shape
-    try:
-        with Image.open(path) as image:
-            pixels = image.convert(modes[channels])
-    except UnidentifiedImageError:
-        raise InvalidInput(f"'{path}' is neither a picture nor .npy") from None
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidInput(f"'{path}' cannot be read as a picture: {error}") from None
-    if pixels.size != (width, height):
-        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
-    array = np.asarray(pixels).reshape(height, width, channels).transpose(2, 0, 1)
-    return np.ascontiguousarray(array, DATATYPES[model.input_datatype])
+def _asked(options: argparse.Namespace) -> Asked:
+    asked: Asked = {}
+    if options.policy is not None:
+        asked["policy"] = options.policy
+    if options.members is not None:
+        asked["members"] = options.members
+    return asked
 
 
-def _table(labels: list[str], answer: Answer, model: Model, top: int) -> Table:
-    # Names and labels come from elsewhere: what looks like markup in them is text.
-    table = Table(
-        title=f"{escape(model.name)}: policy {answer.policy}, members run {answer.members_run}", title_justify="left"
-    )
-    table.add_column("row")
-    table.add_column("classes")
-    table.add_column("entropy", justify="right")
-    table.add_column("mutual information", justify="right")
-    for label, probs, entropy, information in zip(
-        labels, answer.probs, answer.entropy, answer.mutual_information, strict=True
-    ):
-        best = np.argsort(-probs, kind="stable")[:top]
-        classes = "  ".join(f"{model.class_labels[index]} {probs[index]:.3f}" for index in best)
-        table.add_row(escape(label), escape(classes), f"{entropy:.3f}", f"{information:.3f}")
-    return table
+def _show(options: argparse.Namespace, client: Client, opened: contextlib.ExitStack) -> Show:
+    if options.csv is None:
+        return results.table(client.model(), options.top, Console(highlight=False))
+    file = sys.stdout if str(options.csv) == "-" else opened.enter_context(options.csv.open("w", newline=""))
+    return results.csv_file(file, client.model(), options.top)
+
+
+def _watch(client: Client, folder: Path, show: Show, asked: Asked) -> None:
+    """Until Ctrl-C. A file that cannot be read is told once and tried again when it changes."""
+    model, watched = client.model(), Folder(folder)
+
+    def readable(paths: list[Path]) -> Iterator[Labelled]:
+        for path in paths:
+            try:
+                yield _read(path, model)
+            except (InvalidInput, OSError) as error:
+                print(f"thalweg-predict: {error}", file=sys.stderr)  # noqa: T201
+
+    while True:
+        if files := list(readable(watched.look())):
+            show(_answers(client, files, asked))
+        time.sleep(LOOK_SECONDS)
+
+
+def _read(path: Path, model: Model) -> Labelled:
+    rows = inputs.rows(path, model)
+    return results.label_rows(path, len(rows)), rows
+
+
+def _answers(client: Client, files: Iterable[Labelled], asked: Asked) -> Iterator[Piece]:
+    """All rows of all files, as many in a request as the server takes."""
+    labels: deque[list[str]] = deque()
+
+    def batches() -> Iterator[np.ndarray]:
+        rows = ((label, row) for file in files for label, row in zip(*file, strict=True))
+        while batch := list(islice(rows, client.model().max_batch_rows)):
+            labels.append([label for label, _ in batch])
+            yield np.stack([row for _, row in batch])
+
+    for answer in client.answers(batches(), **asked):
+        yield labels.popleft(), answer
 
 
 if __name__ == "__main__":

@@ -1,3 +1,8 @@
+import csv
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serving.client import Client
+from serving.folder import Folder
 from serving.predict import main
-from tests.server_process import ServerProcess
+from tests.server_process import ROOT, ServerProcess
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +47,79 @@ def test_arrays_and_pictures_are_answered_in_a_table(
     assert lines["two.npy[0]"] == lines["grey.png"]
     assert lines["two.npy[1]"] == lines["one.npy[0]"]
     assert "policy mean, members run 5" in output
+
+
+def test_csv_holds_each_row_in_order(
+    server: ServerProcess, digits: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "many.npy", digits[[0, 1] * 40])  # more than one request takes
+    assert ask(server, tmp_path / "many.npy", "--csv", tmp_path / "out.csv", "--top", "2") == 0
+    assert ask(server, tmp_path / "many.npy", "--csv", "-", "--top", "2") == 0
+    text = (tmp_path / "out.csv").read_text()
+    assert capsys.readouterr().out == text
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["row"] for row in rows] == [f"many.npy[{i}]" for i in range(80)]
+    assert list(rows[0])[3:] == ["entropy", "mutual_information", "class_1", "prob_1", "class_2", "prob_2"]
+    assert (rows[0]["policy"], rows[0]["members_run"]) == ("mean", "5")
+    with Client(server.grpc, "digits") as client:
+        probs = client.predict(digits).probs
+    for i, row in enumerate(rows):
+        assert row["class_1"] == str(probs[i % 2].argmax())
+        assert float(row["prob_1"]) == pytest.approx(probs[i % 2].max(), rel=1e-4)
+
+
+def test_files_that_appear_in_a_watched_folder_are_answered_until_the_process_is_interrupted(
+    server: ServerProcess, digits: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(digits[0, 0]).save(tmp_path / "in/first.png")
+    command = [sys.executable, "-m", "serving.predict", "--watch-folder", str(tmp_path / "in"), "--csv", "-"]
+    process = subprocess.Popen(
+        [*command, "--target", server.grpc, "--model", "digits"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith("row,")
+    assert process.stdout.readline().startswith("first.png,")
+    whole = tmp_path / "whole.png"
+    Image.fromarray(digits[1, 0]).resize((500, 500)).save(whole)
+    (tmp_path / "in/second.png").write_bytes(whole.read_bytes()[:500])
+    assert "'" + str(tmp_path / "in/second.png") + "' cannot be read as a picture" in process.stderr.readline()
+    (tmp_path / "in/second.png").write_bytes(whole.read_bytes())
+    assert process.stdout.readline().startswith("second.png,")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_file_is_taken_once_it_has_stopped_changing_and_again_after_a_change(tmp_path: Path) -> None:
+    folder, file = Folder(tmp_path), tmp_path / "a.PNG"
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_bytes(b"x")
+    file.write_bytes(b"x")
+    assert folder.look() == []
+    file.write_bytes(b"xy")
+    assert folder.look() == []
+    assert folder.look() == [file]
+    assert folder.look() == []
+    os.utime(file, ns=(1, 1))
+    (tmp_path / "b.npy").write_bytes(b"")
+    assert folder.look() == []
+    assert folder.look() == [file, tmp_path / "b.npy"]  # the older one first
+    file.unlink()
+    assert folder.look() == []
+    file.write_bytes(b"new")
+    os.utime(file, ns=(1, 1))
+    assert [folder.look(), folder.look()] == [[], [file]]
+
+
+def test_either_files_or_a_folder_are_expected(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--model", "x"], ["a.png", "--watch-folder", ".", "--model", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "expected either files or --watch-folder" in capsys.readouterr().err
 
 
 def test_policy_and_members_are_passed_on(
@@ -86,7 +166,7 @@ def test_files_that_cannot_be_used_are_refused(
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--members", "abc"], ["--members", ""], ["--members", "0,,1"], ["--top", "0"]])
+@pytest.mark.parametrize("arguments", [["--members", ""], ["--members", "0,,1"], ["--top", "0"]])
 def test_wrong_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["x.npy", "--model", "digits", *arguments])
