@@ -30,7 +30,7 @@ BEZIER: Curve
 POLYGONAL_CHAIN: Curve
 
 class EnsembleManifest(_message.Message):
-    __slots__ = ("format_version", "name", "version", "created", "task", "input", "class_labels", "graph", "weight_sets", "statistics", "members", "temperature", "metrics", "provenance", "parameter_names", "statistic_names")
+    __slots__ = ("format_version", "name", "version", "created", "task", "input", "class_labels", "graph", "weight_sets", "statistics", "members", "temperature", "metrics", "provenance", "parameter_names", "statistic_names", "probe")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class EnsembleManifest(_message.Message):
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_NAMES_FIELD_NUMBER: _ClassVar[int]
     STATISTIC_NAMES_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
     format_version: str
     name: str
     version: str
@@ -63,7 +64,8 @@ class EnsembleManifest(_message.Message):
     provenance: Provenance
     parameter_names: _containers.RepeatedScalarFieldContainer[str]
     statistic_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, format_version: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., class_labels: _Optional[_Iterable[str]] = ..., graph: _Optional[_Union[File, _Mapping]] = ..., weight_sets: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., temperature: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metrics, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_names: _Optional[_Iterable[str]] = ..., statistic_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    probe: File
+    def __init__(self, format_version: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., class_labels: _Optional[_Iterable[str]] = ..., graph: _Optional[_Union[File, _Mapping]] = ..., weight_sets: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., temperature: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metrics, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_names: _Optional[_Iterable[str]] = ..., statistic_names: _Optional[_Iterable[str]] = ..., probe: _Optional[_Union[File, _Mapping]] = ...) -> None: ...
 
 class Input(_message.Message):
     __slots__ = ("name", "datatype", "shape")

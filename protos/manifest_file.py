@@ -19,7 +19,7 @@ from google.protobuf import json_format
 
 from protos import staging as staging_names
 from protos.ensemble_pb2 import EnsembleManifest, File, TensorSet
-from protos.stored_ensemble import StoredEnsemble, Tensors
+from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 from protos.validate import FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, validate
 
 
@@ -30,6 +30,7 @@ def write(
     weight_sets: Mapping[str, Tensors],
     statistics: Mapping[str, Tensors],
     approve: Callable[[StoredEnsemble], None] = lambda stored: None,
+    probe: Probe | None = None,
 ) -> StoredEnsemble:
     """Writes the ensemble to `directory`, replacing one that is there, and returns it as read back.
 
@@ -56,6 +57,10 @@ def write(
                 data = safetensors.numpy.save(tensors)
                 file = _write(staging, f"{folder}/{identifier}.safetensors", data)
                 entries.append(TensorSet(id=identifier, file=file))
+        manifest.ClearField("probe")
+        if probe is not None:
+            data = safetensors.numpy.save({"inputs": probe.inputs, "logits": probe.logits_MNC})
+            manifest.probe.CopyFrom(_write(staging, "probe.safetensors", data))
         _write(staging, MANIFEST, _to_json(manifest).encode())
         stored = validate(staging)
         approve(stored)

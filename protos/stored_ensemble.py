@@ -13,6 +13,14 @@ Tensors = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
+class Probe:
+    """What a server can compare its own answers with."""
+
+    inputs: NDArray[np.generic]  # [N, ...], as a client sends them
+    logits_MNC: NDArray[np.float32]  # of the members, in the manifest's order; [M, N, L, C] of next tokens
+
+
+@dataclass(frozen=True)
 class StoredEnsemble:
     """What a directory holds. From `validate()`, everything in it agrees with everything else."""
 
@@ -20,6 +28,7 @@ class StoredEnsemble:
     graph: Graph
     weight_sets: dict[str, Tensors]
     statistics: dict[str, Tensors]
+    probe: Probe | None = None
 
     def tensors(self, member: Member) -> Tensors:
         """The member's parameters, Σ coefficient · weight set, and its statistics, by initializer name.

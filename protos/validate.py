@@ -24,10 +24,10 @@ from google.protobuf import json_format
 from protos.curve import CURVES, MAX_BENDS
 from protos.ensemble_pb2 import CLASSIFICATION, NEXT_TOKEN, EnsembleManifest, File, Member, Metrics, TensorSet
 from protos.graph import DATATYPES, Graph, TensorType
-from protos.stored_ensemble import StoredEnsemble, Tensors
+from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 
 MANIFEST = "manifest.json"
-FORMAT_MAJOR, FORMAT_MINOR = 1, 1
+FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 MAX_MANIFEST_BYTES = 64 * 2**20
 COEFFICIENT_TOLERANCE = 1e-6
 
@@ -90,14 +90,17 @@ def validate(directory: Path) -> StoredEnsemble:
     manifest = _parse(directory)
     _check_manifest(manifest)
     files = [manifest.graph, *(entry.file for entry in (*manifest.weight_sets, *manifest.statistics))]
+    if manifest.HasField("probe"):
+        files.append(manifest.probe)
     _check_paths(files)
-    _check_listing(directory, {file.path for file in files})
+    _check_listing(directory, {file.path for file in files}, _minor(manifest) > FORMAT_MINOR)
 
     graph = _check_graph(_read(directory, manifest.graph), manifest)
     parameters, names = set(manifest.parameter_names), set(manifest.statistic_names)
     weight_sets = {entry.id: _tensors(directory, entry, graph, parameters) for entry in manifest.weight_sets}
     statistics = {entry.id: _tensors(directory, entry, graph, names) for entry in manifest.statistics}
-    return StoredEnsemble(manifest, graph, weight_sets, statistics)
+    probe = _probe(directory, manifest, graph) if manifest.HasField("probe") else None
+    return StoredEnsemble(manifest, graph, weight_sets, statistics, probe)
 
 
 def _parse(directory: Path) -> EnsembleManifest:
@@ -124,6 +127,10 @@ def _parse(directory: Path) -> EnsembleManifest:
         return json_format.ParseDict(document, EnsembleManifest(), ignore_unknown_fields=minor > FORMAT_MINOR)
     except (json_format.ParseError, RecursionError, OverflowError) as error:
         raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST}: {error}") from None
+
+
+def _minor(manifest: EnsembleManifest) -> int:
+    return int(manifest.format_version.partition(".")[2])
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -284,8 +291,11 @@ def _check_paths(files: Iterable[File]) -> None:
     _check_unique(paths, "file", Violation.DUPLICATE_PATH)
 
 
-def _check_listing(directory: Path, listed: set[str]) -> None:
-    """Exactly the listed files, the manifest, and no links anywhere."""
+def _check_listing(directory: Path, listed: set[str], may_hold_more: bool) -> None:
+    """Exactly the listed files, the manifest, and no links anywhere.
+
+    may_hold_more: a newer minor version may list files in fields that we do not know. They are never opened.
+    """
     found = set()
 
     def unreadable(error: OSError) -> None:
@@ -302,7 +312,7 @@ def _check_listing(directory: Path, listed: set[str]) -> None:
                 found.add(relative)
     if missing := sorted(listed - found):
         raise InvalidEnsemble(Violation.MISSING_FILE, f"'{missing[0]}' is in the manifest but not in the directory")
-    if extra := sorted(found - listed - {MANIFEST}):
+    if (extra := sorted(found - listed - {MANIFEST})) and not may_hold_more:
         raise InvalidEnsemble(Violation.EXTRA_FILE, f"'{extra[0]}' is in the directory but not in the manifest")
 
 
@@ -375,16 +385,7 @@ def _describe(tensors: dict[str, TensorType]) -> str:
 
 def _tensors(directory: Path, entry: TensorSet, graph: Graph, names: Set[str]) -> Tensors:
     path = entry.file.path
-    try:
-        tensors: Tensors = safetensors.numpy.load(_read(directory, entry.file))
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, InvalidEnsemble):
-            raise
-        raise InvalidEnsemble(Violation.MALFORMED_TENSORS, f"'{path}' is not a safetensors file: {error}") from None
-    if odd := sorted(tensors.keys() ^ names):
-        where = "holds" if odd[0] in tensors else "lacks"
-        message = f"'{path}' {where} '{odd[0]}'; the manifest lists {len(names)} tensors for it"
-        raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, message)
+    tensors = _read_tensors(directory, entry.file, names, f"the manifest lists {len(names)} tensors for it")
     for name, tensor in tensors.items():
         expected = graph.tensor_type(name)
         if expected is None:
@@ -401,3 +402,39 @@ def _tensors(directory: Path, entry: TensorSet, graph: Graph, names: Set[str]) -
         if not np.isfinite(tensor).all():
             raise InvalidEnsemble(Violation.NON_FINITE, f"'{name}' in '{path}' holds a value that is not finite")
     return tensors
+
+
+def _read_tensors(directory: Path, file: File, names: Set[str], expected: str) -> Tensors:
+    try:
+        tensors: Tensors = safetensors.numpy.load(_read(directory, file))
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, InvalidEnsemble):
+            raise
+        raise InvalidEnsemble(
+            Violation.MALFORMED_TENSORS, f"'{file.path}' is not a safetensors file: {error}"
+        ) from None
+    if odd := sorted(tensors.keys() ^ names):
+        where = "holds" if odd[0] in tensors else "lacks"
+        raise InvalidEnsemble(Violation.WRONG_TENSOR_NAMES, f"'{file.path}' {where} '{odd[0]}'; {expected}")
+    return tensors
+
+
+def _probe(directory: Path, manifest: EnsembleManifest, graph: Graph) -> Probe:
+    path = manifest.probe.path
+    tensors = _read_tensors(directory, manifest.probe, {"inputs", "logits"}, "a probe is 'inputs' and 'logits'")
+    rows = tensors["inputs"].shape[0] if tensors["inputs"].ndim else 0
+    (taken,), given = graph.inputs.values(), graph.outputs["logits"]
+    for name, dtype, shape in (
+        ("inputs", taken.dtype, (rows, *taken.shape[1:])),
+        ("logits", given.dtype, (len(manifest.members), rows, *given.shape[1:])),
+    ):
+        tensor = tensors[name]
+        if tensor.dtype != dtype:
+            message = f"'{name}' in '{path}' is {tensor.dtype}; the graph says {dtype}"
+            raise InvalidEnsemble(Violation.WRONG_DTYPE, message)
+        if tensor.shape != shape or rows == 0:
+            message = f"'{name}' in '{path}' is {list(tensor.shape)}; expected {list(shape)}, of one row or more"
+            raise InvalidEnsemble(Violation.WRONG_SHAPE, message)
+        if not np.isfinite(tensor).all():
+            raise InvalidEnsemble(Violation.NON_FINITE, f"'{name}' in '{path}' holds a value that is not finite")
+    return Probe(tensors["inputs"], tensors["logits"].astype(np.float32, copy=False))

@@ -22,7 +22,7 @@ from protos.ensemble_pb2 import (
     Term,
 )
 from protos.graph import DATATYPES
-from protos.stored_ensemble import StoredEnsemble, Tensors
+from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 
 FEATURES, CLASSES = 4, 3
 EPSILON = 1e-5
@@ -116,7 +116,14 @@ def write(
         graph(datatype).SerializeToString(),
         {f"w{i}": weights(i) for i in range(members)},
         {f"s{i}": statistics(i) for i in range(members)},
+        probe=probe(members, datatype),
     )
+
+
+def probe(members: int, datatype: str = "FP32") -> Probe:
+    """Five rows of zeros and ones, which every datatype has."""
+    inputs = np.random.default_rng(5).integers(0, 2, (5, FEATURES)).astype(DATATYPES[datatype])
+    return Probe(inputs, member_logits(inputs, members).astype(np.float32))
 
 
 def write_next_token(directory: Path, positions: int = 5) -> StoredEnsemble:
@@ -137,7 +144,9 @@ def write_next_token(directory: Path, positions: int = 5) -> StoredEnsemble:
     described.name, described.task = "bigram", NEXT_TOKEN
     described.input.CopyFrom(Input(name="input", datatype="INT64", shape=[positions]))
     described.members[0].statistics = ""
-    return manifest_file.write(directory, described, model.SerializeToString(), {"w0": table}, {})
+    tokens = np.arange(2 * positions).reshape(2, positions) % CLASSES
+    answered = Probe(tokens, table["table"][tokens][None])
+    return manifest_file.write(directory, described, model.SerializeToString(), {"w0": table}, {}, probe=answered)
 
 
 def member_logits(inputs: NDArray[np.generic], members: int = 4) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer import atomic_file
+from trainer.config import completed
 from trainer.errors import InvalidConfig
 from trainer.ranks import ALONE, Ranks
 
@@ -55,7 +56,7 @@ class Checkpoints:
         mine = json.loads(json.dumps(config))
         if path.exists() and any(self.folder.glob("*.safetensors")):
             theirs = json.loads(path.read_text())
-            if changed := _differences(theirs, mine):
+            if changed := _differences(completed(theirs), completed(mine)):
                 raise InvalidConfig(
                     f"'{self.folder.parent}' holds an unfinished run with other settings: {changed[0]}; "
                     f"go on with those, choose another --out, or add --restart"

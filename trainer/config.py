@@ -181,6 +181,16 @@ class CurveConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Of what ensemble directories hold beside their members."""
+
+    probe_rows: int = 16  # of calibration, stored with every member's logits, for a server to compare with; 0: none
+
+    def __post_init__(self) -> None:
+        _within("export.probe_rows", self.probe_rows, 0, 1000, open_end=False)
+
+
+@dataclass(frozen=True)
 class Config:
     name: str = "digits"  # of the model, as a request calls it
     version: str = "1"
@@ -203,6 +213,7 @@ class Config:
     sse: SseConfig = field(default_factory=SseConfig)
     fge: FgeConfig = field(default_factory=FgeConfig)
     curve: CurveConfig = field(default_factory=CurveConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
         for field_name in ("name", "version"):
@@ -253,6 +264,18 @@ def from_dict(values: dict[str, Any]) -> Config:
         return typing.cast(Config, _build(Config, values))
     except (TypeError, KeyError, AttributeError) as error:
         raise InvalidConfig(f"the settings are not this version's: {error}") from None
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version stored, and the defaults of those that it did not have yet."""
+    return _complete(Config().to_dict(), values)
+
+
+def _complete(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    return defaults | {
+        name: _complete(defaults[name], value) if isinstance(value, dict) and name in defaults else value
+        for name, value in values.items()
+    }
 
 
 def override(config: Config, assignments: list[str]) -> Config:

@@ -35,8 +35,12 @@ class Split:
         """At most so many rows, equally spaced; all of them if `rows` is 0."""
         if not 0 < rows < len(self):
             return self
-        chosen = torch.arange(rows) * len(self) // rows
+        chosen = self.spread_indices(rows)
         return dataclasses.replace(self, inputs=self.inputs[chosen], targets=self.targets[chosen])
+
+    def spread_indices(self, rows: int) -> Tensor:
+        """Of so many rows, equally spaced."""
+        return torch.arange(rows) * len(self) // rows
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch: every row once, in an order drawn from torch's global generator; the last batch may be short."""

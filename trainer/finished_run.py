@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,11 @@ class FinishedRun:
 def is_finished(config: Config, folder: Path) -> bool:
     """Whether `folder` holds a finished run with exactly these settings."""
     path = folder / "results.json"
-    return path.is_file() and json.loads(path.read_text())["config"] == json.loads(json.dumps(config.to_dict()))
+    if not path.is_file():
+        return False
+    theirs: dict[str, Any] = json.loads(path.read_text())["config"]
+    mine: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    return settings.completed(theirs) == mine
 
 
 def load(folder: Path) -> FinishedRun:

@@ -23,7 +23,7 @@ from protos.ensemble_pb2 import (
 from protos.graph import DATATYPES, Graph
 from protos.stored_ensemble import StoredEnsemble, Tensors
 from protos.validate import MANIFEST
-from trainer import evaluate, export
+from trainer import evaluate, export, probe
 from trainer.config import Config
 from trainer.data import Splits
 from trainer.member import Ensemble, Member
@@ -79,7 +79,15 @@ def write(
     def agree(stored: StoredEnsemble) -> None:
         export.verify(stored, ensemble, splits.calibration.inputs, "calibration")
 
-    return manifest_file.write(directory, manifest, first.SerializeToString(), weight_sets, statistics, approve=agree)
+    return manifest_file.write(
+        directory,
+        manifest,
+        first.SerializeToString(),
+        weight_sets,
+        statistics,
+        approve=agree,
+        probe=probe.of(ensemble, splits, config.export.probe_rows),
+    )
 
 
 def members_there(directory: Path, origin: Provenance) -> int | None:

@@ -21,6 +21,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     for i in range(4):
         for name, tensor in tiny_ensemble.weights(i).items():
             np.testing.assert_array_equal(read.weight_sets[f"w{i}"][name], tensor)
+    assert read.probe is not None
+    np.testing.assert_array_equal(read.probe.inputs, tiny_ensemble.probe(4).inputs)
+    np.testing.assert_array_equal(read.probe.logits_MNC, tiny_ensemble.probe(4).logits_MNC)
 
 
 def test_a_member_is_the_combination_that_its_terms_say(tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_a_member_is_the_combination_that_its_terms_say(tmp_path: Path) -> None:
 def test_the_manifest_is_canonical_protobuf_json_with_every_field_in_sight(tmp_path: Path) -> None:
     tiny_ensemble.write(tmp_path / "ensemble")
     document = json.loads((tmp_path / "ensemble/manifest.json").read_text())
-    assert document["formatVersion"] == "1.1"
+    assert document["formatVersion"] == "1.2"
     assert document["members"][0]["endpoint"] == {"run": 0, "epoch": 1}
     assert document["graph"]["sizeBytes"] == str((tmp_path / "ensemble/graph.onnx").stat().st_size)
 

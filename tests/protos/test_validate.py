@@ -597,6 +597,61 @@ def infinite_statistic(directory: Path, manifest: Manifest) -> None:
     replace_tensors(directory, manifest["statistics"][0], bn__running_var=np.array([1, np.inf, 1, 1], np.float32))
 
 
+def replace_probe(directory: Path, manifest: Manifest, **changed: Any) -> None:
+    replace_tensors(directory, {"file": manifest["probe"]}, **changed)
+
+
+@case(Violation.WRONG_HASH, "'probe.safetensors' has SHA-256")
+def probe_of_other_bytes(directory: Path, manifest: Manifest) -> None:
+    path = directory / "probe.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+@case(Violation.EXTRA_FILE, "'probe.safetensors' is in the directory but not in the manifest")
+def probe_that_the_manifest_does_not_list(directory: Path, manifest: Manifest) -> None:
+    del manifest["probe"]
+
+
+@case(Violation.MALFORMED_TENSORS, "'probe.safetensors' is not a safetensors file")
+def probe_that_is_no_safetensors_file(directory: Path, manifest: Manifest) -> None:
+    replace_file(directory, manifest["probe"], b"junk")
+
+
+@case(Violation.WRONG_TENSOR_NAMES, "'probe.safetensors' holds 'targets'; a probe is 'inputs' and 'logits'")
+def probe_with_another_tensor(directory: Path, manifest: Manifest) -> None:
+    replace_probe(directory, manifest, targets=np.zeros(5))
+
+
+@case(Violation.WRONG_SHAPE, "'logits' in 'probe.safetensors' is [3, 5, 3]; expected [4, 5, 3]")
+def probe_of_fewer_members(directory: Path, manifest: Manifest) -> None:
+    replace_probe(directory, manifest, logits=np.zeros((3, 5, 3), np.float32))
+
+
+@case(Violation.WRONG_SHAPE, "'inputs' in 'probe.safetensors' is [5, 3]; expected [5, 4]")
+def probe_of_other_rows(directory: Path, manifest: Manifest) -> None:
+    replace_probe(directory, manifest, inputs=np.zeros((5, 3), np.float32))
+
+
+@case(Violation.WRONG_SHAPE, "'inputs' in 'probe.safetensors' is [0, 4]; expected [0, 4], of one row or more")
+def probe_without_rows(directory: Path, manifest: Manifest) -> None:
+    replace_probe(directory, manifest, inputs=np.zeros((0, 4), np.float32), logits=np.zeros((4, 0, 3), np.float32))
+
+
+@case(Violation.WRONG_SHAPE, "'inputs' in 'probe.safetensors' is []; expected [0, 4]")
+def probe_that_is_one_number(directory: Path, manifest: Manifest) -> None:
+    replace_probe(directory, manifest, inputs=np.array(0.0, np.float32))
+
+
+@case(Violation.WRONG_DTYPE, "'inputs' in 'probe.safetensors' is float64; the graph says float32")
+def probe_of_another_type(directory: Path, manifest: Manifest) -> None:
+    replace_probe(directory, manifest, inputs=np.zeros((5, 4)))
+
+
+@case(Violation.NON_FINITE, "'logits' in 'probe.safetensors' holds a value that is not finite")
+def probe_with_infinite_logits(directory: Path, manifest: Manifest) -> None:
+    replace_probe(directory, manifest, logits=np.full((4, 5, 3), np.inf, np.float32))
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     tiny_ensemble.write(tmp_path / "ensemble")
@@ -670,3 +725,19 @@ def test_a_newer_minor_version_may_have_fields_that_we_do_not_know(directory: Pa
     manifest |= {"formatVersion": "1.99", "surprise": 1}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     assert len(validate(directory).manifest.members) == 4
+
+
+def test_a_newer_minor_version_may_have_files_that_we_do_not_know(directory: Path) -> None:
+    (directory / "surprise.bin").touch()
+    with pytest.raises(InvalidEnsemble, match="extra-file"):
+        validate(directory)
+    edit(directory, formatVersion="1.99")
+    assert len(validate(directory).manifest.members) == 4
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
+def test_directories_without_a_probe_load(directory: Path, version: str) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / manifest.pop("probe")["path"]).unlink()
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"formatVersion": version}))
+    assert validate(directory).probe is None

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trainer.config import Config, from_dict, override
+from trainer.config import Config, completed, from_dict, override
 from trainer.errors import InvalidConfig
 from trainer.recipes import RECIPES
 
@@ -84,3 +84,11 @@ def test_a_config_comes_back_from_its_dictionary() -> None:
     for changed in ({"colour": "blue"}, {"fge": {"epoch": 3}}, {"fge": 3}):
         with pytest.raises(InvalidConfig, match="not this version's"):
             from_dict(config.to_dict() | changed)
+
+
+def test_settings_of_an_earlier_version_are_those_with_the_defaults_of_what_came_since() -> None:
+    config = override(Config(), ["fge.epochs=20", 'model.options={"hidden": 4}'])
+    earlier = config.to_dict()
+    del earlier["export"], earlier["fge"]["noise"]
+    assert completed(earlier) == config.to_dict()
+    assert completed({"start_sha256": ["0"]})["start_sha256"] == ["0"]
