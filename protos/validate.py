@@ -103,8 +103,13 @@ def validate(directory: Path) -> StoredEnsemble:
     return StoredEnsemble(manifest, graph, weight_sets, statistics, probe)
 
 
+def read_manifest(directory: Path) -> bytes:
+    """The manifest's bytes, as `validate` would read and then check them. Raises InvalidEnsemble."""
+    return _read_bytes(directory, MANIFEST)
+
+
 def _parse(directory: Path) -> EnsembleManifest:
-    data = _read_bytes(directory, MANIFEST)
+    data = read_manifest(directory)
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

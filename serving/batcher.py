@@ -75,7 +75,7 @@ class Batcher:
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
-        self._thread.shutdown(wait=True)
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def submit(self, inputs: NDArray[np.generic], choice: Choice, deadline: float | None) -> Prediction:
         """The rows' answer. Cancelling the caller takes them out of the queue.

@@ -5,6 +5,8 @@ ServingError            INTERNAL            ours; the client learns no more than
 ├── UnknownModel        NOT_FOUND           ask for another name or version
 ├── Overloaded          RESOURCE_EXHAUSTED  back off, retry elsewhere
 ├── DeadlineExceeded    DEADLINE_EXCEEDED   allow more time
+├── NotOffered          UNIMPLEMENTED       ask a server that was started so
+├── LoadFailed          FAILED_PRECONDITION mend what is on disk
 └── NotReady            UNAVAILABLE         retry
 
 StartupError            no code             the process ends before it is ready, and says why in one line
@@ -37,6 +39,14 @@ class Overloaded(ServingError):
 
 class DeadlineExceeded(ServingError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class NotOffered(ServingError):
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class LoadFailed(ServingError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class NotReady(ServingError):

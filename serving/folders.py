@@ -4,13 +4,22 @@ REPO/NAME/manifest.json or REPO/NAME/VERSION/manifest.json; the manifest says th
 that says another is refused. Names that begin with a dot are skipped: writers stage beside the final place.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from protos.stored_ensemble import StoredEnsemble
-from protos.validate import MANIFEST, InvalidEnsemble, Violation, validate
+from protos.validate import MANIFEST, InvalidEnsemble, Violation, read_manifest, validate
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a folder looks like from outside."""
+
+    manifest_sha256: str  # of the manifest, which has every other file's hash; empty where it cannot be read
+    listing: tuple[tuple[str, int, int, int], ...]  # of each file: path, inode, size, time of the last change in ns
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,24 @@ class Folder:
                 message = f"the {field} in '{self.path}' is '{found}'; its folder in the repository is called '{said}'"
                 raise InvalidEnsemble(Violation.BAD_NAME, message)
         return stored
+
+    def fingerprint(self) -> Fingerprint:
+        """Equal for two looks at the same files; the kernel keeps the time of the last change, nobody can set it."""
+        try:
+            manifest_sha256 = hashlib.sha256(read_manifest(self.path)).hexdigest()
+        except InvalidEnsemble:
+            manifest_sha256 = ""
+        listing = []
+        for root, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(root, name)
+                try:
+                    status = path.lstat()
+                except OSError:
+                    continue  # gone meanwhile
+                relative = path.relative_to(self.path).as_posix()
+                listing.append((relative, status.st_ino, status.st_size, status.st_ctime_ns))
+        return Fingerprint(manifest_sha256, tuple(sorted(listing)))
 
 
 def find(arguments: Iterable[Path]) -> list[Folder]:

@@ -22,6 +22,7 @@ CODES = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.INTERNAL,
 )
+LOADS = ("ok", "refused")
 REJECTIONS = ("queue_full", "expired")
 
 prometheus_client.disable_created_metrics()  # a series more for each one, which nobody asks for
@@ -48,10 +49,13 @@ class Metrics:
         self.rows = Counter("ensemble_rows", "Rows answered", registry=registry)
         self.members_run = Counter("ensemble_members_run", "Rows answered, times members on each", registry=registry)
         self.queue_rows = Gauge("ensemble_queue_rows", "Rows waiting now", registry=registry)
+        self.loads = Counter("ensemble_loads", "Ensembles loaded, and refused", ["result"], registry=registry)
         self.ready = Gauge("ensemble_ready", "1 while the server takes requests", registry=registry)
         self.model = Info("ensemble_model", "What is served", ["name", "version"], registry=registry)
         for code in CODES:
             self.requests.labels(code.name)
+        for result in LOADS:
+            self.loads.labels(result)
         for reason in REJECTIONS:
             self.rejected.labels(reason)
 

@@ -42,11 +42,11 @@ class Repository:
     """Latest by default, any version by request. A model is announced, then added; until then it is not ready."""
 
     def __init__(self) -> None:
-        self._models: dict[str, dict[str, ServedModel | None]] = {}  # by name and version; None: it still loads
+        self._models: dict[str, dict[str, ServedModel | str]] = {}  # by name and version; or why it is not ready
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def announce(self, name: str, version: str) -> None:
-        self._models.setdefault(name, {}).setdefault(version, None)
+    def announce(self, name: str, version: str, why_not_ready: str = "still loading") -> None:
+        self._models.setdefault(name, {}).setdefault(version, why_not_ready)
 
     def add(self, model: ServedModel) -> ServedModel | None:
         """From now on requests find it. Returns the one that it replaces, for the caller to close."""
@@ -55,7 +55,15 @@ class Repository:
         versions = self._models.setdefault(model.ensemble.name, {})
         replaced = versions.get(model.ensemble.version)
         versions[model.ensemble.version] = model
-        return replaced
+        return replaced if isinstance(replaced, ServedModel) else None
+
+    def remove(self, name: str, version: str) -> ServedModel | None:
+        """No request finds it any more. Returns it, for the caller to close."""
+        versions = self._models[name]
+        removed = versions.pop(version)
+        if not versions:
+            del self._models[name]
+        return removed if isinstance(removed, ServedModel) else None
 
     def find(self, name: str, version: str = "") -> ServedModel:
         """The model; an empty version is the latest. Raises UnknownModel, NotReady."""
@@ -66,14 +74,15 @@ class Repository:
             raise UnknownModel(
                 f"unknown version '{version}' of '{name}'; this server has {_quoted(sorted(versions, key=age))}"
             )
-        model = versions[version or max((v for v in versions if versions[v]), key=age, default=next(iter(versions)))]
-        if model is None:
-            raise NotReady(f"'{name}' is still loading")
+        model = versions[version or next(reversed(self.versions(name)), next(iter(versions)))]
+        if isinstance(model, str):
+            raise NotReady(f"'{name}' is {model}")
         return model
 
     def versions(self, name: str) -> list[str]:
         """Those that answer, the latest last."""
-        return sorted((version for version, model in self._models.get(name, {}).items() if model), key=age)
+        versions = self._models.get(name, {})
+        return sorted((version for version in versions if isinstance(versions[version], ServedModel)), key=age)
 
     async def failed(self) -> None:
         """Raises what ended a batcher; nothing would be answered any more. Returns never."""
@@ -84,9 +93,9 @@ class Repository:
             self._failure.set_exception(error)
 
     async def close(self) -> None:
-        models = [model for versions in self._models.values() for model in versions.values() if model]
+        models = [model for versions in self._models.values() for model in versions.values()]
         self._models.clear()
-        await asyncio.gather(*(model.close() for model in models))
+        await asyncio.gather(*(model.close() for model in models if isinstance(model, ServedModel)))
 
 
 def age(version: str) -> tuple[list[tuple[int, int, str]], str]:

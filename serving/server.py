@@ -5,7 +5,6 @@ import logging
 import math
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -13,14 +12,15 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from protos.ensemble_pb2 import EnsembleManifest
 from protos.graph import DATATYPES
-from protos.stored_ensemble import StoredEnsemble
-from serving import folders
 from serving import metrics as prometheus
+from serving.control import Control
 from serving.errors import StartupError
 from serving.loader import Loader
 from serving.metrics import Metrics
 from serving.policy import Policy
+from serving.reload import Reloader
 from serving.repository import Repository
 from serving.servicer import InferenceServicer, handlers
 from serving.settings import Settings
@@ -38,14 +38,14 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = asyncio.create_task(stop.wait())
 
-    stored = _read(settings)
     metrics = Metrics()
     repository = Repository()
-    for each in stored:
-        repository.announce(each.manifest.name, each.manifest.version)
-    servicer = InferenceServicer(repository, metrics, settings.max_batch_rows, _forced(settings))
     checks = health.HealthServicer()
-    server = _server(settings, stored)
+    reloader = Reloader(settings.directories, Loader(settings, metrics), repository, checks, metrics)
+    manifests = reloader.read(lenient=settings.watch)
+    control = Control(reloader if settings.allow_control else None)
+    servicer = InferenceServicer(repository, metrics, settings.max_batch_rows, _forced(settings), control)
+    server = _server(settings, manifests)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     grpc_port = _bind(server, settings)
@@ -54,7 +54,7 @@ async def serve(settings: Settings) -> None:
     await server.start()
     await checks.set("", HealthCheckResponse.SERVING)
     try:
-        loading = asyncio.create_task(_load(stored, Loader(settings, metrics), repository, checks, metrics))
+        loading = asyncio.create_task(reloader.load_all(lenient=settings.watch))
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await loading
@@ -64,11 +64,14 @@ async def serve(settings: Settings) -> None:
             host = _bracketed(settings.host)
             # The one line that a parent process waits for.
             print(f"ready grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}", flush=True)  # noqa: T201
-            failed = asyncio.create_task(repository.failed())
-            await asyncio.wait({stopping, failed}, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.is_set():
-                await failed  # raises: an error of ours, and nothing would be answered any more
-            failed.cancel()
+            endless = [asyncio.create_task(repository.failed())]
+            if settings.watch:
+                endless.append(asyncio.create_task(reloader.watch(settings.watch_seconds)))
+            await asyncio.wait({stopping, *endless}, return_when=asyncio.FIRST_COMPLETED)
+            for task in endless:
+                if task.done():
+                    task.result()  # raises: an error of ours, and nothing would be answered any more
+                task.cancel()
 
         logger.info("draining seconds=%s", settings.drain_seconds)
         opened = servicer.close()
@@ -82,39 +85,11 @@ async def serve(settings: Settings) -> None:
         # No grace here: what is left are health watchers and half-open calls, which would wait it out.
         await server.stop(None)
         await repository.close()
+        await reloader.close()
         metrics_server.shutdown()
         metrics_server.server_close()
         _ignore_signals()
         logger.info("stopped")
-
-
-def _read(settings: Settings) -> list[StoredEnsemble]:
-    """All of them, before a port is opened. Raises InvalidEnsemble, StartupError."""
-    stored: list[StoredEnsemble] = []
-    paths: dict[tuple[str, str], Path] = {}
-    for folder in folders.find(settings.directories):
-        stored.append(folder.read())
-        manifest = stored[-1].manifest
-        other = paths.setdefault((manifest.name, manifest.version), folder.path)
-        if other is not folder.path:
-            both = f"'{other}' and '{folder.path}'"
-            raise StartupError(f"{both} are version '{manifest.version}' of '{manifest.name}'; expected one of them")
-    return stored
-
-
-async def _load(
-    stored: list[StoredEnsemble],
-    loader: Loader,
-    repository: Repository,
-    checks: health.HealthServicer,
-    metrics: Metrics,
-) -> None:
-    while stored:  # one after the other, each let go of once its members are made
-        model = await loader.load(stored.pop(0))
-        repository.add(model)
-        ensemble = model.ensemble
-        metrics.model.labels(ensemble.name, ensemble.version).info({"members": str(len(ensemble.member_ids))})
-        await checks.set(ensemble.name, HealthCheckResponse.SERVING)
 
 
 def _ignore_signals() -> None:
@@ -133,10 +108,10 @@ def _forced(settings: Settings) -> Policy | None:
     return Policy.RANDOM if settings.policy == Policy.RANDOM else None
 
 
-def _longest_message(stored: Sequence[StoredEnsemble], max_batch_rows: int) -> int:
+def _longest_message(manifests: Sequence[EnsembleManifest], max_batch_rows: int) -> int:
     """What a full batch can take, in its longest form, and 1 MiB."""
     longest_bytes = 0
-    for tensor in (each.manifest.input for each in stored):
+    for tensor in (manifest.input for manifest in manifests):
         batch_bytes = max_batch_rows * math.prod(tensor.shape) * DATATYPES[tensor.datatype].itemsize
         # Typed contents take twice as much at most: two bytes for a UINT8 of 128 or more, ten for a negative INT32.
         growth = 2 if DATATYPES[tensor.datatype].kind in "bf" or tensor.datatype == "UINT8" else 10
@@ -144,8 +119,8 @@ def _longest_message(stored: Sequence[StoredEnsemble], max_batch_rows: int) -> i
     return min(longest_bytes + 2**20, 2**31 - 1)
 
 
-def _server(settings: Settings, stored: Sequence[StoredEnsemble]) -> grpc.aio.Server:
-    max_message_bytes = settings.max_message_bytes or _longest_message(stored, settings.max_batch_rows)
+def _server(settings: Settings, manifests: Sequence[EnsembleManifest]) -> grpc.aio.Server:
+    max_message_bytes = settings.max_message_bytes or _longest_message(manifests, settings.max_batch_rows)
     return grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),

@@ -14,6 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
 from serving import request, response
+from serving.control import Control
 from serving.errors import InvalidRequest, NotReady, ServingError
 from serving.metrics import Metrics
 from serving.policy import Policy
@@ -48,7 +49,10 @@ def _decoding(method: Any, message_class: Any) -> Any:
             await context.abort(
                 InvalidRequest.code, f"{len(data)} bytes arrived that are no {message_class.DESCRIPTOR.full_name}"
             )
-        return await method(message, context)
+        try:
+            return await method(message, context)
+        except ServingError as error:
+            await context.abort(error.code, str(error))
 
     return call
 
@@ -57,12 +61,18 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     """Live from the first moment; ready between `open` and `close`."""
 
     def __init__(
-        self, repository: Repository, metrics: Metrics, max_batch_rows: int, forced_policy: Policy | None
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        max_batch_rows: int,
+        forced_policy: Policy | None,
+        control: Control | None = None,
     ) -> None:
         self._repository = repository
         self._metrics = metrics
         self._max_batch_rows = max_batch_rows
         self._forced_policy = forced_policy  # no request can undo it
+        self._control = control or Control(None)
         self._ready = False
         self._refusing = False
         self._in_flight = 0
@@ -143,8 +153,6 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             self._find(message.name, message.version)
         except NotReady:
             return oip.ModelReadyResponse(ready=False)
-        except ServingError as error:
-            await context.abort(error.code, str(error))
         return oip.ModelReadyResponse(ready=self._ready)
 
     async def ServerMetadata(  # noqa: N802
@@ -155,11 +163,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     async def ModelMetadata(  # noqa: N802
         self, message: oip.ModelMetadataRequest, context: Context
     ) -> oip.ModelMetadataResponse:
-        try:
-            ensemble = self._find(message.name, message.version).ensemble
-        except ServingError as error:
-            await context.abort(error.code, str(error))
-            raise AssertionError("abort always raises") from None
+        ensemble = self._find(message.name, message.version).ensemble
         tensor = oip.ModelMetadataResponse.TensorMetadata
         classes = len(ensemble.class_labels)
         return oip.ModelMetadataResponse(
@@ -182,6 +186,21 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 "policy": self._forced_policy or Policy.MEAN,
             },
         )
+
+    async def RepositoryIndex(  # noqa: N802
+        self, message: oip.RepositoryIndexRequest, context: Context
+    ) -> oip.RepositoryIndexResponse:
+        return self._control.index(message)
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, message: oip.RepositoryModelLoadRequest, context: Context
+    ) -> oip.RepositoryModelLoadResponse:
+        return await self._control.load(message)
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, message: oip.RepositoryModelUnloadRequest, context: Context
+    ) -> oip.RepositoryModelUnloadResponse:
+        return await self._control.unload(message)
 
     def _find(self, name: str, version: str) -> ServedModel:
         if not name:

@@ -13,6 +13,7 @@ from serving.policy import Policy
 
 DEVICES = ("auto", "cpu", "cuda")
 _DIRECTORY = "THALWEG_DIRECTORY"
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
@@ -37,6 +38,9 @@ class Settings:
     max_message_bytes: int = _setting(
         0, "size of a request; a larger one is refused; 0: what a full batch can take, in its longest form, and 1 MiB"
     )
+    watch: bool = _setting(False, "look for new, changed and removed ensembles, and load them while the old ones serve")
+    watch_seconds: float = _setting(2.0, "time between two looks; what changes is acted on when two agree")
+    allow_control: bool = _setting(False, "clients may list, load and unload models")
     drain_seconds: float = _setting(0.0, "time at SIGTERM between 'not ready' and refusing new requests")
     grace_seconds: float = _setting(30.0, "time after that for requests in flight to finish")
     log_level: str = _setting("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
@@ -49,6 +53,7 @@ class Settings:
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),
             "max_message_bytes": (0, 2**31 - 1),
+            "watch_seconds": (0.01, 86400.0),
             "drain_seconds": (0.0, 3600.0),
             "grace_seconds": (0.0, 3600.0),
         }.items():
@@ -76,7 +81,10 @@ def parse(arguments: Sequence[str] | None, environment: Mapping[str, str] = os.e
     for field in fields:
         help_text = f"{field.metadata['text']} (default {field.default}; {_variable(field.name)})"
         choices = field.metadata["choices"] or None
-        parser.add_argument(_flag(field.name), type=type(field.default), choices=choices, help=help_text)
+        if isinstance(field.default, bool):
+            parser.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, help=help_text)
+        else:
+            parser.add_argument(_flag(field.name), type=type(field.default), choices=choices, help=help_text)
     given = vars(parser.parse_intermixed_args(arguments))
 
     directories = given["directories"] or map(Path, filter(None, environment.get(_DIRECTORY, "").split(os.pathsep)))
@@ -96,6 +104,10 @@ def _from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
     if choices and text not in choices:
         raise StartupError(f"{_variable(field.name)} is '{text}'; expected one of {', '.join(choices)}")
     kind: Any = type(field.default)
+    if kind is bool:
+        if text.lower() not in _TRUTHS:
+            raise StartupError(f"{_variable(field.name)} is '{text}'; expected true or false")
+        return _TRUTHS[text.lower()]
     try:
         return kind(text)
     except ValueError:
