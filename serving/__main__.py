@@ -16,7 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
         logging.basicConfig(
             level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )
-        logging.getLogger(__name__).info("settings=%s", chosen)
+        logger = logging.getLogger(__name__)
+        for variable in settings.unknown_variables():
+            logger.warning("no setting of this server: %s", variable)
+        logger.info("settings=%s", chosen)
         asyncio.run(server.serve(chosen))
     except (StartupError, InvalidEnsemble) as error:
         print(f"thalweg-serve: error: {error}", file=sys.stderr)  # noqa: T201

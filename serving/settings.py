@@ -1,8 +1,13 @@
-"""Every setting of the server: a field, a flag and an environment variable each. Printed whole at start."""
+"""Every setting of the server: a field, a flag, an environment variable and a key of the configuration file each.
+
+Printed whole at start: a setting may name a file with a secret, and never holds one.
+"""
 
 import argparse
 import dataclasses
+import difflib
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,7 @@ from serving.errors import StartupError
 from serving.policy import Policy
 
 DEVICES = ("auto", "cpu", "cuda")
-_DIRECTORY = "THALWEG_DIRECTORY"
+_DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -46,6 +51,9 @@ class Settings:
     log_level: str = _setting("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:
+        for name, field in _SETTINGS.items():
+            if (choices := field.metadata["choices"]) and getattr(self, name) not in choices:
+                raise StartupError(f"{_flag(name)} is '{getattr(self, name)}'; expected one of {', '.join(choices)}")
         for name, (low, high) in {
             "grpc_port": (0, 65535),
             "metrics_port": (0, 65535),
@@ -67,7 +75,30 @@ class Settings:
 
 
 def parse(arguments: Sequence[str] | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """A flag wins over its environment variable, and that over the default. Raises StartupError."""
+    """A flag wins over its environment variable, that over the configuration file, that over the default.
+
+    Raises StartupError, with the name of the setting.
+    """
+    given = vars(_parser().parse_intermixed_args(arguments))
+    flags = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
+    if given["directories"]:
+        flags["directories"] = tuple(given["directories"])
+    path = given["config"] or environment.get(_CONFIG)
+    values = (_from_file(Path(path)) if path else {}) | _from_environment(environment) | flags
+    if not values.get("directories"):
+        raise StartupError(f"there is nothing to serve; expected REPO_OR_DIR, {_DIRECTORY} or 'directories' in a file")
+    return Settings(**values)
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What looks like a setting of ours and is none, each with a near one. For a warning only: Kubernetes itself sets
+    THALWEG_PORT and the like where a Service is called thalweg.
+    """
+    known = [_DIRECTORY, _CONFIG, *map(_variable, _SETTINGS)]
+    return [f"{name}{_near(name, known)}" for name in environment if name.startswith("THALWEG_") and name not in known]
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="thalweg-serve", description="Serves ensembles over gRPC.")
     parser.add_argument(
         "directories",
@@ -75,43 +106,59 @@ def parse(arguments: Sequence[str] | None, environment: Mapping[str, str] = os.e
         type=Path,
         nargs="*",
         help=f"ensemble directory, or repository: a folder of NAME or NAME/VERSION "
-        f"(THALWEG_DIRECTORY, several separated by '{os.pathsep}')",
+        f"({_DIRECTORY}, several separated by '{os.pathsep}')",
     )
-    fields = [field for field in dataclasses.fields(Settings) if field.metadata]
-    for field in fields:
-        help_text = f"{field.metadata['text']} (default {field.default}; {_variable(field.name)})"
-        choices = field.metadata["choices"] or None
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file of settings, 'grpc_port = 8001' ({_CONFIG})")
+    for name, field in _SETTINGS.items():
+        help_text = f"{field.metadata['text']} (default {field.default}; {_variable(name)})".replace("%", "%%")
         if isinstance(field.default, bool):
-            parser.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, help=help_text)
+            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=help_text)
         else:
-            parser.add_argument(_flag(field.name), type=type(field.default), choices=choices, help=help_text)
-    given = vars(parser.parse_intermixed_args(arguments))
-
-    directories = given["directories"] or map(Path, filter(None, environment.get(_DIRECTORY, "").split(os.pathsep)))
-    values: dict[str, Any] = {"directories": tuple(directories)}
-    if not values["directories"]:
-        parser.error(f"the following arguments are required: REPO_OR_DIR (or {_DIRECTORY})")
-    for field in fields:
-        if given[field.name] is not None:
-            values[field.name] = given[field.name]
-        elif (text := environment.get(_variable(field.name))) is not None:
-            values[field.name] = _from_text(field, text)
-    return Settings(**values)
+            choices = field.metadata["choices"] or None
+            parser.add_argument(_flag(name), type=type(field.default), choices=choices, help=help_text)
+    return parser
 
 
-def _from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
-    choices = field.metadata["choices"]
-    if choices and text not in choices:
-        raise StartupError(f"{_variable(field.name)} is '{text}'; expected one of {', '.join(choices)}")
-    kind: Any = type(field.default)
-    if kind is bool:
-        if text.lower() not in _TRUTHS:
-            raise StartupError(f"{_variable(field.name)} is '{text}'; expected true or false")
-        return _TRUTHS[text.lower()]
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if directories := [Path(text) for text in environment.get(_DIRECTORY, "").split(os.pathsep) if text]:
+        values["directories"] = tuple(directories)
+    for name, field in _SETTINGS.items():
+        text = environment.get(_variable(name))
+        if text is None:
+            continue
+        kind: Any = type(field.default)
+        try:
+            values[name] = _TRUTHS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            expected = "true or false" if kind is bool else kind.__name__
+            raise StartupError(f"{_variable(name)} is '{text}'; expected {expected}") from None
+    return values
+
+
+def _from_file(path: Path) -> dict[str, Any]:
     try:
-        return kind(text)
-    except ValueError:
-        raise StartupError(f"{_variable(field.name)} is '{text}'; expected {kind.__name__}") from None
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StartupError(f"the configuration '{path}' cannot be read: {error}") from None
+    for name, value in values.items():
+        if name == "directories":
+            if not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+                raise StartupError(f"directories in '{path}' is {value!r}; expected a list of paths")
+            values[name] = tuple(map(Path, value))
+        elif name not in _SETTINGS:
+            raise StartupError(f"'{path}' has an unknown setting '{name}'{_near(name, ['directories', *_SETTINGS])}")
+        else:
+            kind: Any = type(_SETTINGS[name].default)
+            values[name] = kind(value) if (kind, type(value)) == (float, int) else value
+            if type(values[name]) is not kind:
+                raise StartupError(f"{name} in '{path}' is {value!r}; expected {kind.__name__}")
+    return values
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _flag(name: str) -> str:
@@ -120,3 +167,6 @@ def _flag(name: str) -> str:
 
 def _variable(name: str) -> str:
     return f"THALWEG_{name.upper()}"
+
+
+_SETTINGS = {field.name: field for field in dataclasses.fields(Settings) if field.metadata}
