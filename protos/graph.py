@@ -71,13 +71,17 @@ class Graph:
         return self._types.get(name)
 
     def with_tensors(self, tensors: Mapping[str, NDArray[np.generic]]) -> onnx.ModelProto:
-        """A copy of the model with these initializers' values; names, types and shapes must be the graph's."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        for tensor in model.graph.initializer:
-            if tensor.name in tensors:
-                tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
-        return model
+        return with_tensors(self.model, tensors)
+
+
+def with_tensors(model: onnx.ModelProto, tensors: Mapping[str, NDArray[np.generic]]) -> onnx.ModelProto:
+    """A copy of the model with these initializers' values; names, types and shapes must be the model's."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in tensors:
+            tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
+    return copy
 
 
 def _refuse_what_could_reach_out(model: onnx.ModelProto) -> None:

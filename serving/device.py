@@ -1,29 +1,68 @@
-"""Chooses where members run, before ONNX Runtime can fall back in silence."""
+"""Chooses the engine, before ONNX Runtime can fall back in silence, and says why."""
 
 import ctypes
+import importlib.util
 import logging
 
 import onnxruntime
 
+from serving.engines.engine import Engine
+from serving.engines.onnx_cpu import OnnxCpu
+from serving.engines.onnx_cuda import CUDA, OnnxCuda
 from serving.errors import StartupError
 
 logger = logging.getLogger(__name__)
 
-CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
+DEVICES = ("auto", "cpu", "cuda")
+ENGINES = ("auto", "onnxruntime", "tensorrt", "openvino")
 
 
-def choose(device: str) -> str:
-    """The execution provider for "auto", "cpu" or "cuda". Raises StartupError for a cuda that is not there."""
+def choose(
+    device: str,
+    engine: str = "auto",
+    precision: str = "fp32",
+    threads: int = 1,
+    max_batch_rows: int = 64,
+    compact: bool = False,
+    cuda_graphs: bool = False,
+) -> Engine:
+    """The engine for these settings. Raises StartupError for what cannot be had, with what is missing.
+
+    threads: of a CPU engine. max_batch_rows: the most rows that a network will get. compact: memory counts, not time.
+    """
+    on_gpu, reason = _place(device, engine)
+    logger.info("device=%s reason=%r", "cuda" if on_gpu else "cpu", reason)
+    if on_gpu:
+        return OnnxCuda(precision, max_batch_rows, tensorrt=engine == "tensorrt", cuda_graphs=cuda_graphs)
+    if engine == "openvino" or (engine == "auto" and precision != "fp32"):
+        if importlib.util.find_spec("openvino") is None:
+            asked = "--engine openvino" if engine == "openvino" else f"--precision {precision} on a CPU"
+            raise StartupError(f"{asked} needs OpenVINO, which is not installed: pip install 'thalweg[openvino]'")
+        from serving.engines.openvino_cpu import OpenVinoCpu
+
+        return OpenVinoCpu(threads, precision)
+    if precision != "fp32":
+        raise StartupError(f"--precision {precision}: ONNX Runtime has fp32 alone on a CPU; expected --engine openvino")
+    return OnnxCpu(threads, arena=not compact)
+
+
+def _place(device: str, engine: str) -> tuple[bool, str]:
+    """Whether a GPU is used, and why."""
+    if engine == "openvino":
+        if device == "cuda":
+            raise StartupError("--device cuda with --engine openvino, which runs on CPUs; expected another of the two")
+        return False, "--engine openvino"
     if device == "cpu":
-        return CPU
+        if engine == "tensorrt":
+            raise StartupError("--device cpu with --engine tensorrt, which needs a GPU; expected another of the two")
+        return False, "--device cpu"
     missing = _missing_for_cuda()
     if missing is None:
-        return CUDA
-    if device == "cuda":
-        raise StartupError(f"--device cuda: {missing}")
-    logger.info("device=cpu reason=%r", missing)
-    return CPU
+        return True, f"--device {device}, and there is a GPU"
+    if device == "cuda" or engine == "tensorrt":
+        asked = "--device cuda" if device == "cuda" else "--engine tensorrt"
+        raise StartupError(f"{asked}: {missing}")
+    return False, missing
 
 
 def _missing_for_cuda() -> str | None:

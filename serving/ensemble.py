@@ -1,4 +1,4 @@
-"""An ensemble that can answer: opens a directory, materialises its members, runs a batch of requests through them."""
+"""An ensemble that can answer: loads its members, runs a batch of requests through them."""
 
 import logging
 import time
@@ -9,13 +9,14 @@ import numpy as np
 from protos.ensemble_pb2 import CLASSIFICATION
 from protos.graph import DATATYPES
 from protos.stored_ensemble import StoredEnsemble
+from serving import members
 from serving.batcher import Work
 from serving.combine import combine
-from serving.device import CUDA
+from serving.engines.engine import Engine
 from serving.errors import InvalidRequest, ServingError, StartupError
-from serving.executor import Executor, load_members
+from serving.executor import Executor
 from serving.metrics import Metrics
-from serving.policy import Choice, Policy, assign
+from serving.policy import Policy, assign
 from serving.prediction import Prediction
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,8 @@ class Ensemble:
         self._metrics = metrics
 
     def warm_up(self, max_batch_rows: int) -> None:
-        """Runs every member on one row and on a full batch, so that no client pays for first allocations."""
-        for rows in (1, max_batch_rows):
-            inputs = np.zeros((rows, *self.input_shape), DATATYPES[self.input_datatype])
-            self._executor.run(inputs, assign(Choice(Policy.MEAN), rows, len(self.member_ids)))
+        """Runs every member on batches of every size that matters, so that no client pays for first allocations."""
+        self._executor.warm_up(np.zeros((max_batch_rows, *self.input_shape), DATATYPES[self.input_datatype]))
 
     def execute(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
         """Answers a batch of requests, whatever their policies: each member runs once, on the rows that want it."""
@@ -88,17 +87,16 @@ class Ensemble:
         return answers
 
     def close(self) -> None:
+        """Lets go of the networks; the engine is its owner's."""
         self._executor.close()
 
 
-def load(stored: StoredEnsemble, provider: str, threads: int, metrics: Metrics) -> Ensemble:
-    """Materialises the members of a validated directory. Raises StartupError."""
+def load(stored: StoredEnsemble, engine: Engine, metrics: Metrics) -> Ensemble:
+    """Loads the members of a validated directory into the engine. Raises StartupError."""
     if stored.manifest.task != CLASSIFICATION:
         raise StartupError(
             f"'{stored.manifest.name}' predicts the next token, which this server does not answer; "
             f"`thalweg-train export --standalone` writes files for ONNX Runtime"
         )
-    members = load_members(stored, provider, threads)
-    # One GPU runs one model after the other at least as fast as two at once.
-    executor = Executor(members, len(stored.manifest.class_labels), 1 if provider == CUDA else threads)
+    executor = Executor(engine, members.load(stored, engine), len(stored.manifest.class_labels))
     return Ensemble(stored, executor, metrics)

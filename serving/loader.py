@@ -23,6 +23,13 @@ class Loader:
         self._settings = settings
         self._metrics = metrics
         self._turn = asyncio.Lock()  # hands itself on in the order of asking
+        self._engine = device.choose(
+            settings.device,
+            settings.engine,
+            threads=settings.threads or usable_cpus(),
+            max_batch_rows=settings.max_batch_rows,
+            cuda_graphs=settings.cuda_graphs,
+        )
 
     async def load(self, stored: StoredEnsemble) -> ServedModel:
         """Loads and warms in a thread. Raises StartupError."""
@@ -34,13 +41,11 @@ class Loader:
         return ServedModel(ensemble, batcher)
 
     def _load(self, stored: StoredEnsemble) -> Ensemble:
-        settings = self._settings
-        provider = device.choose(settings.device)
-        threads = settings.threads or usable_cpus()
-        ensemble = ensembles.load(stored, provider, threads, self._metrics)
+        engine = self._engine
+        ensemble = ensembles.load(stored, engine, self._metrics)
         logger.info(
-            "loaded model=%s version=%s members=%d provider=%s threads=%d",
-            ensemble.name, ensemble.version, len(ensemble.member_ids), provider, threads,
+            "loaded model=%s version=%s members=%d engine=%s threads=%d",
+            ensemble.name, ensemble.version, len(ensemble.member_ids), engine.name, engine.threads,
         )  # fmt: skip
-        ensemble.warm_up(settings.max_batch_rows)
+        ensemble.warm_up(self._settings.max_batch_rows)
         return ensemble

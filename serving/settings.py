@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.device import DEVICES, ENGINES
 from serving.errors import StartupError
 from serving.policy import Policy
 
-DEVICES = ("auto", "cpu", "cuda")
 _DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -32,6 +32,8 @@ class Settings:
     grpc_port: int = _setting(8001, "port of the gRPC service; 0 picks a free one")
     metrics_port: int = _setting(8002, "port of the Prometheus metrics; 0 picks a free one")
     device: str = _setting("auto", "where members run; cuda fails at start if there is no usable GPU", DEVICES)
+    engine: str = _setting("auto", "what runs them; openvino: on CPUs, tensorrt: on GPUs; auto: onnxruntime", ENGINES)
+    cuda_graphs: bool = _setting(False, "on a GPU: replay the kernels of each batch size in one launch")
     policy: str = _setting(
         "mean",
         "mean: the default, and a request may choose another; random: every request is answered so, whatever it asks",

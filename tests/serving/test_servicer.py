@@ -14,7 +14,7 @@ from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from protos.validate import validate
 from serving import ensemble as ensembles
 from serving.batcher import Batcher, Work
-from serving.device import CPU
+from serving.engines.onnx_cpu import OnnxCpu
 from serving.metrics import Metrics
 from serving.repository import Repository, ServedModel
 from serving.servicer import InferenceServicer, handlers
@@ -28,7 +28,7 @@ class Bench:
 
     def __init__(self, directory: Path) -> None:
         self.metrics = Metrics()
-        self.ensemble = ensembles.load(validate(directory), CPU, 1, self.metrics)
+        self.ensemble = ensembles.load(validate(directory), OnnxCpu(1), self.metrics)
         self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[int] = []
         self.batcher = Batcher(self.execute, 4, 4, self.metrics)

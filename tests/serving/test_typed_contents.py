@@ -8,7 +8,7 @@ import pytest
 from protos import open_inference_grpc_pb2 as oip
 from protos.graph import DATATYPES
 from serving import ensemble as ensembles
-from serving.device import CPU
+from serving.engines.onnx_cpu import OnnxCpu
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
 from serving.metrics import Metrics
@@ -17,7 +17,7 @@ from tests import tiny_ensemble
 
 
 def load(directory: Path, datatype: str) -> Ensemble:
-    return ensembles.load(tiny_ensemble.write(directory / datatype, datatype=datatype), CPU, 1, Metrics())
+    return ensembles.load(tiny_ensemble.write(directory / datatype, datatype=datatype), OnnxCpu(1), Metrics())
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
