@@ -126,10 +126,9 @@ class FgeConfig:
         _above("fge.alpha_1", self.alpha_1, 0.0)
         if not self.alpha_1 > self.alpha_2:
             raise InvalidConfig(f"fge.alpha_1 is {self.alpha_1}; expected more than alpha_2, {self.alpha_2}")
-        if 2 * self.epochs < self.cycle_epochs:
+        if self.cycle_epochs > self.epochs:
             raise InvalidConfig(
-                f"fge.cycle_epochs is {self.cycle_epochs}; {self.epochs} epochs end before the first snapshot, "
-                f"half a cycle in"
+                f"fge.cycle_epochs is {self.cycle_epochs}; expected no more than the run has, fge.epochs {self.epochs}"
             )
 
 

@@ -79,7 +79,7 @@ def _scaled(config: Config, factor: float) -> Config:
         config.fge,
         start_epochs=sorted({epochs(epoch) for epoch in config.fge.start_epochs}),
         epochs=length,
-        cycle_epochs=min(config.fge.cycle_epochs, 2 * length),
+        cycle_epochs=min(config.fge.cycle_epochs, length),
     )
     sse = dataclasses.replace(config.sse, cycle_epochs=epochs(config.sse.cycle_epochs))
     curve = dataclasses.replace(config.curve, epochs=epochs(config.curve.epochs))

@@ -26,7 +26,7 @@ def test_fields_are_set_by_name_and_keep_their_types() -> None:
         ("fge=3", "fge is 3; expected FgeConfig"),
         ("fge.alpha_1=0.001", "fge.alpha_1 is 0.001; expected more than alpha_2, 0.01"),
         ("fge.cycle_epochs=0", "fge.cycle_epochs is 0; expected 1 or more"),
-        ("fge.cycle_epochs=100", "38 epochs end before the first snapshot"),
+        ("fge.cycle_epochs=39", "fge.cycle_epochs is 39; expected no more than the run has, fge.epochs 38"),
         ("fge.start_epochs=[21]", "fge.start_epochs is 21; expected 1 to 20"),
         ("fge.start_epochs=[]", "fge.start_epochs is []; expected one or more"),
         ("fge.start_epochs=[2, 2]", "expected one or more different epochs"),
