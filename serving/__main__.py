@@ -5,7 +5,7 @@ import logging
 import sys
 
 from protos.validate import InvalidEnsemble
-from serving import server, settings
+from serving import logs, server, settings
 from serving.errors import StartupError
 
 
@@ -13,9 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 after SIGTERM; 2 for what the user can mend, told in one line on stderr."""
     try:
         chosen = settings.parse(arguments)
-        logging.basicConfig(
-            level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-        )
+        logs.set_up(chosen.log_level, chosen.log_format)
         logger = logging.getLogger(__name__)
         for variable in settings.unknown_variables():
             logger.warning("no setting of this server: %s", variable)

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import DeadlineExceeded, Overloaded, ServingError
-from serving.metrics import Metrics
+from serving.metrics import ModelMetrics
 from serving.policy import Choice
 from serving.prediction import Prediction
+from serving.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Work:
     deadline: float | None  # on the batcher's clock; the rows are not run after it
     answer: "asyncio.Future[Prediction]"
     arrived: float = field(default=0.0)
+    stages: list[Stage] = field(default_factory=list)  # what it went through, for who watches
 
     @property
     def rows(self) -> int:
@@ -49,7 +51,7 @@ class Batcher:
         execute: Execute,
         max_batch_rows: int,
         max_queue_rows: int,
-        metrics: Metrics,
+        metrics: ModelMetrics,
         clock: Callable[[], float] = time.monotonic,
         turn: asyncio.Lock | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class Batcher:
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
+        metrics.queue_limit_rows.set(max_queue_rows)
         self._clock = clock  # monotonic: the wall clock can step back
         self._turn = turn or asyncio.Lock()  # for the device, which other models may want as well
         self._queue: deque[Work] = deque()
@@ -77,19 +80,25 @@ class Batcher:
             await asyncio.gather(self._loop_task, return_exceptions=True)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def submit(self, inputs: NDArray[np.generic], choice: Choice, deadline: float | None) -> Prediction:
-        """The rows' answer. Cancelling the caller takes them out of the queue.
+    async def submit(
+        self,
+        inputs: NDArray[np.generic],
+        choice: Choice,
+        deadline: float | None,
+        stages: list[Stage] | None = None,
+    ) -> Prediction:
+        """The rows' answer. Cancelling the caller takes them out of the queue. stages: gets what they went through.
 
         Raises Overloaded at once if the queue has no room, DeadlineExceeded if they could not be run in time.
         """
         rows = len(inputs)
         if self._queued_rows + rows > self._max_queue_rows:
-            self._metrics.rejected.labels("queue_full").inc()
+            self._metrics.rejected["queue_full"].inc()
             raise Overloaded(
                 f"{rows} rows arrived with {self._queued_rows} waiting; the queue holds {self._max_queue_rows}"
             )
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        work = Work(inputs, choice, deadline, answer, self._clock())
+        work = Work(inputs, choice, deadline, answer, self._clock(), [] if stages is None else stages)
         self._queue.append(work)
         self._count(rows)
         self._arrival.set()
@@ -105,6 +114,7 @@ class Batcher:
         except ValueError:
             return  # it runs already; the rest of its batch must not suffer
         self._count(-work.rows)
+        self._metrics.rejected["cancelled"].inc()
 
     def _count(self, rows: int) -> None:
         self._queued_rows += rows
@@ -122,6 +132,7 @@ class Batcher:
                 now = self._clock()
                 for work in batch:
                     self._metrics.queue_seconds.observe(now - work.arrived)
+                    work.stages.append(Stage("queue", work.arrived, now, work.rows))
                 self._metrics.batch_rows.observe(sum(work.rows for work in batch))
                 results = await loop.run_in_executor(self._thread, self._answer, batch)
             for work, result in zip(batch, results, strict=True):
@@ -133,7 +144,7 @@ class Batcher:
             return self._execute(batch)
         except Exception:
             if len(batch) > 1:
-                logger.warning("batch failed, running its requests one by one requests=%d", len(batch), exc_info=True)
+                logger.warning("batch failed and its requests run one by one requests=%d", len(batch), exc_info=True)
                 return [self._answer([work])[0] for work in batch]
             logger.exception("request failed rows=%d", batch[0].rows)
             return [ServingError("internal error")]
@@ -147,7 +158,7 @@ class Batcher:
             if work.deadline is not None and self._clock() >= work.deadline:
                 self._queue.popleft()
                 self._count(-work.rows)
-                self._metrics.rejected.labels("expired").inc()
+                self._metrics.rejected["expired"].inc()
                 waited = self._clock() - work.arrived
                 _settle(work, DeadlineExceeded(f"the deadline passed after {waited:.3f} s in the queue"))
                 continue

@@ -15,15 +15,16 @@ from serving.combine import combine
 from serving.engines.engine import Engine
 from serving.errors import InvalidRequest, ServingError, StartupError
 from serving.executor import Executor
-from serving.metrics import Metrics
+from serving.metrics import Metrics, ModelMetrics
 from serving.policy import Policy, assign
 from serving.prediction import Prediction
+from serving.stage import Stage
 
 logger = logging.getLogger(__name__)
 
 
 class Ensemble:
-    def __init__(self, stored: StoredEnsemble, executor: Executor, metrics: Metrics) -> None:
+    def __init__(self, stored: StoredEnsemble, executor: Executor, metrics: ModelMetrics) -> None:
         manifest = stored.manifest
         self.name = manifest.name
         self.version = manifest.version
@@ -35,7 +36,7 @@ class Ensemble:
         self._temperatures_M = np.array([member.temperature for member in manifest.members])
         self._temperature = manifest.temperature
         self._executor = executor
-        self._metrics = metrics
+        self.metrics = metrics
 
     def warm_up(self, max_batch_rows: int) -> None:
         """Runs every member on batches of every size that matters, so that no client pays for first allocations."""
@@ -47,16 +48,21 @@ class Ensemble:
         inputs = np.concatenate([work.inputs for work in batch]) if len(batch) > 1 else batch[0].inputs
         mask_MB = np.concatenate([assign(work.choice, work.rows, members) for work in batch], axis=1)
 
-        start = time.perf_counter()
+        start = time.monotonic()
         logits_MBC = self._executor.run(inputs, mask_MB)
-        executed = time.perf_counter()
+        executed = time.monotonic()
         finite_B = np.asarray(np.isfinite(logits_MBC).all(axis=(0, 2)))
         logits_MBC[:, ~finite_B] = 0.0  # their requests are refused below
         combined = combine(logits_MBC, mask_MB, self._temperatures_M, self._temperature)
-        self._metrics.execute_seconds.observe(executed - start)
-        self._metrics.combine_seconds.observe(time.perf_counter() - executed)
-        self._metrics.rows.inc(len(inputs))
-        self._metrics.members_run.inc(int(mask_MB.sum()))
+        combined_at = time.monotonic()
+        self.metrics.execute_seconds.observe(executed - start)
+        self.metrics.combine_seconds.observe(combined_at - executed)
+        for work in batch:
+            work.stages.append(Stage("execute", start, executed, len(inputs)))
+            work.stages.append(Stage("combine", executed, combined_at, len(inputs)))
+        self.metrics.rows.inc(len(inputs))
+        self.metrics.members_run.inc(int(mask_MB.sum()))
+        self.metrics.quality.observe(combined, mask_MB, finite_B)
 
         answers: list[Prediction | ServingError] = []
         end = 0
@@ -89,6 +95,7 @@ class Ensemble:
     def close(self) -> None:
         """Lets go of the networks; the engine is its owner's."""
         self._executor.close()
+        self.metrics.close()
 
 
 def load(stored: StoredEnsemble, engine: Engine, metrics: Metrics) -> Ensemble:
@@ -98,5 +105,7 @@ def load(stored: StoredEnsemble, engine: Engine, metrics: Metrics) -> Ensemble:
             f"'{stored.manifest.name}' predicts the next token, which this server does not answer; "
             f"`thalweg-train export --standalone` writes files for ONNX Runtime"
         )
-    executor = Executor(engine, members.load(stored, engine), len(stored.manifest.class_labels))
-    return Ensemble(stored, executor, metrics)
+    manifest = stored.manifest
+    executor = Executor(engine, members.load(stored, engine), len(manifest.class_labels))
+    model_metrics = metrics.model(manifest.name, manifest.version, manifest.class_labels, len(manifest.members))
+    return Ensemble(stored, executor, model_metrics)

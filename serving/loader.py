@@ -36,7 +36,7 @@ class Loader:
         ensemble = await asyncio.to_thread(self._load, stored)
         settings = self._settings
         batcher = Batcher(
-            ensemble.execute, settings.max_batch_rows, settings.max_queue_rows, self._metrics, turn=self._turn
+            ensemble.execute, settings.max_batch_rows, settings.max_queue_rows, ensemble.metrics, turn=self._turn
         )
         return ServedModel(ensemble, batcher)
 
@@ -47,5 +47,9 @@ class Loader:
             "loaded model=%s version=%s members=%d engine=%s threads=%d",
             ensemble.name, ensemble.version, len(ensemble.member_ids), engine.name, engine.threads,
         )  # fmt: skip
-        ensemble.warm_up(self._settings.max_batch_rows)
+        try:
+            ensemble.warm_up(self._settings.max_batch_rows)
+        except BaseException:
+            ensemble.close()
+            raise
         return ensemble

@@ -1,13 +1,20 @@
-"""Every Prometheus metric, declared in one place. Label sets exist from the start, so a rate is 0, not absent."""
+"""Every Prometheus metric, declared in one place. Label sets exist from the start, so a rate is 0, not absent; the
+series of a model go when it is unloaded. No series tells which member answered a row.
+"""
 
-import socket
+import platform
 import threading
-from socketserver import ThreadingMixIn
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from collections.abc import Sequence
+from importlib.metadata import version as installed
 
 import grpc
+import onnxruntime
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics import MetricWrapperBase
+
+from serving.policy import Policy
+from serving.quality import Families, Quality
 
 # Geometric, 100 µs to 52 s: the ends of what a request can take.
 SECONDS = tuple(1e-4 * 2**i for i in range(20))
@@ -22,61 +29,110 @@ CODES = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.INTERNAL,
 )
+# Answered in no time: among the others they would make a server look the faster, the more it refuses.
+REFUSALS = CODES[1:4] + CODES[5:6]
+REJECTIONS = ("queue_full", "expired", "cancelled")
 LOADS = ("ok", "refused")
-REJECTIONS = ("queue_full", "expired")
+NO_MODEL = NO_POLICY = ""  # of requests that name no model of ours, or were refused before their policy was read
+MODEL = ("model", "version")
 
 prometheus_client.disable_created_metrics()  # a series more for each one, which nobody asks for
 
 
 class Metrics:
+    """Of the process. `model` gives the series of one model."""
+
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter("ensemble_requests", "Inference requests answered", ["code"], registry=registry)
-        self.rejected = Counter("ensemble_rejected", "Requests refused unrun", ["reason"], registry=registry)
-        self.request_seconds = Histogram(
-            "ensemble_request_seconds", "Inference request, arrival to answer", buckets=SECONDS, registry=registry
+        self._lock = threading.Lock()
+        self._models: dict[tuple[str, str], list[ModelMetrics]] = {}  # of a version that replaces itself, two
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"ensemble_{name}", text, [*MODEL, *labels], registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"ensemble_{name}", text, MODEL, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"ensemble_{name}", text, MODEL, buckets=buckets, registry=registry)
+
+        self.requests = counter("requests", "Inference requests answered", "policy", "code")
+        self.rejected = counter("rejected", "Requests refused unrun", "reason")
+        self.request_seconds = histogram("request_seconds", "Inference request, arrival to answer", SECONDS)
+        self.queue_seconds = histogram("queue_seconds", "Wait of a request for its batch", SECONDS)
+        self.execute_seconds = histogram("execute_seconds", "Running the members on a batch", SECONDS)
+        self.combine_seconds = histogram("combine_seconds", "Combining the members' logits of a batch", SECONDS)
+        self.batch_rows = histogram("batch_rows", "Rows in a batch", ROWS)
+        self.rows = counter("rows", "Rows answered")
+        self.members_run = counter("members_run", "Rows answered, times members on each")
+        self.queue_rows = gauge("queue_rows", "Rows waiting now")
+        self.queue_limit_rows = gauge("queue_limit_rows", "Rows that may wait; what comes beyond is refused")
+        self.info = Info("ensemble_model", "What is served", MODEL, registry=registry)
+        self._of_models = [metric for metric in vars(self).values() if isinstance(metric, MetricWrapperBase)]
+        registry.register(Families(self._qualities))
+
+        self.unknown = _by_policy(self.requests, NO_MODEL, NO_MODEL)
+        self.in_flight = Gauge(
+            "ensemble_requests_in_flight", "Inference requests that came and are not answered yet", registry=registry
         )
-        self.queue_seconds = Histogram(
-            "ensemble_queue_seconds", "Wait of a request for its batch", buckets=SECONDS, registry=registry
-        )
-        self.execute_seconds = Histogram(
-            "ensemble_execute_seconds", "Running the members on a batch", buckets=SECONDS, registry=registry
-        )
-        self.combine_seconds = Histogram(
-            "ensemble_combine_seconds", "Combining the members' logits of a batch", buckets=SECONDS, registry=registry
-        )
-        self.batch_rows = Histogram("ensemble_batch_rows", "Rows in a batch", buckets=ROWS, registry=registry)
-        self.rows = Counter("ensemble_rows", "Rows answered", registry=registry)
-        self.members_run = Counter("ensemble_members_run", "Rows answered, times members on each", registry=registry)
-        self.queue_rows = Gauge("ensemble_queue_rows", "Rows waiting now", registry=registry)
-        self.loads = Counter("ensemble_loads", "Ensembles loaded, and refused", ["result"], registry=registry)
         self.ready = Gauge("ensemble_ready", "1 while the server takes requests", registry=registry)
-        self.model = Info("ensemble_model", "What is served", ["name", "version"], registry=registry)
-        for code in CODES:
-            self.requests.labels(code.name)
+        self.loads = Counter("ensemble_loads", "Ensembles loaded, and refused", ["result"], registry=registry)
         for result in LOADS:
             self.loads.labels(result)
-        for reason in REJECTIONS:
-            self.rejected.labels(reason)
+        Info("ensemble_build", "What serves", registry=registry).info(
+            {
+                "version": installed("thalweg"),
+                "python": platform.python_version(),
+                "onnxruntime": onnxruntime.__version__,
+            }
+        )
+        ProcessCollector(registry=registry)
+
+    def model(self, name: str, version: str, class_labels: Sequence[str], members: int) -> "ModelMetrics":
+        """Its series exist from now until its `close`."""
+        with self._lock:
+            model = ModelMetrics(self, name, version, class_labels)
+            self.info.labels(name, version).info({"members": str(members), "classes": str(len(class_labels))})
+            self._models.setdefault((name, version), []).append(model)
+            return model
+
+    def forget(self, model: "ModelMetrics") -> None:
+        with self._lock:
+            alike = self._models[model.name, model.version]
+            alike.remove(model)
+            if not alike:
+                del self._models[model.name, model.version]
+                for metric in self._of_models:
+                    metric.remove_by_labels({"model": model.name, "version": model.version})
+
+    def _qualities(self) -> list[tuple[tuple[str, str], Quality]]:
+        with self._lock:
+            return [(model, alike[-1].quality) for model, alike in self._models.items()]
 
 
-def serve(metrics: Metrics, host: str, port: int) -> WSGIServer:
-    """Serves them over HTTP from a thread, until `shutdown()`. Raises OSError if it cannot listen there."""
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    server_class: type[_Server] = type("Server", (_Server,), {"address_family": family})
-    server: WSGIServer = make_server(
-        host, port, prometheus_client.make_wsgi_app(metrics.registry), server_class, _Handler
-    )
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server
+class ModelMetrics:
+    """The series of one version of one model. What is still counted after `close` is dropped."""
+
+    def __init__(self, metrics: Metrics, name: str, version: str, class_labels: Sequence[str]) -> None:
+        self.name, self.version = name, version
+        self._metrics = metrics
+        self.request_seconds = metrics.request_seconds.labels(name, version)
+        self.queue_seconds = metrics.queue_seconds.labels(name, version)
+        self.execute_seconds = metrics.execute_seconds.labels(name, version)
+        self.combine_seconds = metrics.combine_seconds.labels(name, version)
+        self.batch_rows = metrics.batch_rows.labels(name, version)
+        self.rows = metrics.rows.labels(name, version)
+        self.members_run = metrics.members_run.labels(name, version)
+        self.queue_rows = metrics.queue_rows.labels(name, version)
+        self.queue_limit_rows = metrics.queue_limit_rows.labels(name, version)
+        self.requests = _by_policy(metrics.requests, name, version)
+        self.rejected = {reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS}
+        self.quality = Quality(class_labels)
+
+    def close(self) -> None:
+        self._metrics.forget(self)
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 5  # seconds: a connection that says nothing holds a thread no longer
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """A scrape every few seconds is nothing to log."""
+def _by_policy(requests: Counter, name: str, version: str) -> dict[tuple[str, grpc.StatusCode], Counter]:
+    policies = [NO_POLICY, *map(str, Policy)] if name else [NO_POLICY]
+    return {(policy, code): requests.labels(name, version, policy, code.name) for policy in policies for code in CODES}

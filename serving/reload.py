@@ -190,7 +190,7 @@ class Reloader:
         except (InvalidEnsemble, StartupError) as error:
             self._refuse(slot, seen, str(error))
         except Exception:
-            logger.exception("cannot load path='%s'", slot.folder.path)
+            logger.exception("cannot load path=%s", slot.folder.path)
             self._refuse(slot, seen, "internal error")
 
     def _read_folder(self, slot: Slot) -> StoredEnsemble:
@@ -213,12 +213,10 @@ class Reloader:
         slot.served, slot.refused, slot.state, slot.reason = seen, None, "READY", ""
         if before not in (None, (slot.name, slot.version)):
             retired.append(self._repository.remove(*before))
-            self._metrics.model.remove(*before)
             await self._tell(before[0])
         for old in retired:
             self._retire(old)
         self._metrics.loads.labels("ok").inc()
-        self._metrics.model.labels(ensemble.name, ensemble.version).info({"members": str(len(ensemble.member_ids))})
         await self._tell(ensemble.name)
 
     def _refuse(self, slot: Slot, seen: Fingerprint, reason: str) -> None:
@@ -226,14 +224,13 @@ class Reloader:
         if slot.served is None:
             slot.state = "UNAVAILABLE"
         self._metrics.loads.labels("refused").inc()
-        kept = "" if slot.served is None else f" kept_version={slot.version}"
-        logger.error("refused path='%s'%s reason=%r", slot.folder.path, kept, reason)
+        kept = None if slot.served is None else slot.version
+        logger.error("refused path=%s kept_version=%s reason=%s", slot.folder.path, kept, reason)
 
     async def _remove(self, slot: Slot, reason: str) -> None:
         if slot.served is not None:
             self._retire(self._repository.remove(slot.name, slot.version))
-            self._metrics.model.remove(slot.name, slot.version)
-            logger.info("%s model=%s version=%s", reason, slot.name, slot.version)
+            logger.info("no longer served model=%s version=%s reason=%s", slot.name, slot.version, reason)
         slot.served, slot.refused, slot.state, slot.reason = None, None, "UNAVAILABLE", reason
         await self._tell(slot.name)
 

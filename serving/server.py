@@ -14,16 +14,18 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from protos.ensemble_pb2 import EnsembleManifest
 from protos.graph import DATATYPES
-from serving import metrics as prometheus
+from serving import status
 from serving.control import Control
 from serving.errors import StartupError
 from serving.loader import Loader
 from serving.metrics import Metrics
+from serving.observation import Observer
 from serving.policy import Policy
 from serving.reload import Reloader
 from serving.repository import Repository
 from serving.servicer import InferenceServicer, handlers
 from serving.settings import Settings
+from serving.traces import open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,14 @@ async def serve(settings: Settings) -> None:
     stopping = asyncio.create_task(stop.wait())
 
     metrics = Metrics()
+    tracer = open_tracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
     repository = Repository()
     checks = health.HealthServicer()
     reloader = Reloader(settings.directories, Loader(settings, metrics), repository, checks, metrics)
     manifests = reloader.read(lenient=settings.watch)
     control = Control(reloader if settings.allow_control else None)
-    servicer = InferenceServicer(repository, metrics, settings.max_batch_rows, _forced(settings), control)
+    observer = Observer(metrics, tracer)
+    servicer = InferenceServicer(repository, observer, settings.max_batch_rows, _forced(settings), control)
     server = _server(settings, manifests)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -88,6 +92,8 @@ async def serve(settings: Settings) -> None:
         await reloader.close()
         metrics_server.shutdown()
         metrics_server.server_close()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
         _ignore_signals()
         logger.info("stopped")
 
@@ -141,7 +147,7 @@ def _bind(server: grpc.aio.Server, settings: Settings) -> int:
 
 def _serve_metrics(settings: Settings, metrics: Metrics) -> WSGIServer:
     try:
-        return prometheus.serve(metrics, settings.host, settings.metrics_port)
+        return status.serve(metrics.registry, settings.host, settings.metrics_port)
     except OSError as error:
         address = f"{_bracketed(settings.host)}:{settings.metrics_port}"
         raise StartupError(f"cannot listen on {address}: {error.strerror}") from None

@@ -16,7 +16,7 @@ from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
 from serving import request, response
 from serving.control import Control
 from serving.errors import InvalidRequest, NotReady, ServingError
-from serving.metrics import Metrics
+from serving.observation import Observation, Observer
 from serving.policy import Policy
 from serving.repository import Repository, ServedModel
 
@@ -63,13 +63,13 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     def __init__(
         self,
         repository: Repository,
-        metrics: Metrics,
+        observer: Observer,
         max_batch_rows: int,
         forced_policy: Policy | None,
         control: Control | None = None,
     ) -> None:
         self._repository = repository
-        self._metrics = metrics
+        self._observer = observer
         self._max_batch_rows = max_batch_rows
         self._forced_policy = forced_policy  # no request can undo it
         self._control = control or Control(None)
@@ -103,43 +103,33 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             await asyncio.sleep(seconds / 5)
 
     async def ModelInfer(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
-        arrived = self._last_arrival = time.monotonic()
-        remaining_s = context.time_remaining()
+        self._last_arrival = time.monotonic()
         self._in_flight += 1
-        code = grpc.StatusCode.OK
+        remaining_s = context.time_remaining()
+        metadata = dict(context.invocation_metadata() or ())
         try:
-            return await self._infer(message, arrived, remaining_s)
+            with self._observer.request("ModelInfer", message.id, metadata, remaining_s) as seen:
+                return await self._infer(message, seen, remaining_s)
         except ServingError as error:
-            code = error.code
-            log = logger.error if code is grpc.StatusCode.INTERNAL else logger.debug
-            log("request refused id=%r code=%s message=%r", message.id, code.name, str(error))
-            await context.abort(code, str(error))
-        except asyncio.CancelledError:
-            # gRPC cancels the call at its deadline as well; the client's cancellation can come a little before.
-            expired = remaining_s is not None and time.monotonic() - arrived > remaining_s - 0.05
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-            raise
-        except Exception:
-            code = grpc.StatusCode.INTERNAL
-            logger.exception("request failed id=%r", message.id)
-            await context.abort(code, "internal error")
+            # The observer is through with it: who asks for the metrics after this answer finds it counted.
+            await context.abort(error.code, str(error))
         finally:
             self._in_flight -= 1
-            self._metrics.requests.labels(code.name).inc()
-            self._metrics.request_seconds.observe(time.monotonic() - arrived)
         raise AssertionError("abort always raises")
 
     async def _infer(
-        self, message: oip.ModelInferRequest, arrived: float, remaining_s: float | None
+        self, message: oip.ModelInferRequest, seen: Observation, remaining_s: float | None
     ) -> oip.ModelInferResponse:
         if self._refusing:
             raise NotReady("the server is shutting down")
         model = self._repository.find(message.model_name, message.model_version)
+        seen.model = model.ensemble.metrics
         with model.held():
             parsed = request.parse(message, model.ensemble, self._max_batch_rows, self._forced_policy)
+            seen.policy, seen.rows = parsed.choice.policy, len(parsed.inputs)
             limits = [limit for limit in (remaining_s, parsed.timeout_s) if limit is not None]
-            deadline = arrived + min(limits) if limits else None
-            prediction = await model.batcher.submit(parsed.inputs, parsed.choice, deadline)
+            deadline = seen.arrived + min(limits) if limits else None
+            prediction = await model.batcher.submit(parsed.inputs, parsed.choice, deadline, seen.stages)
             return response.build(message, parsed, prediction, model.ensemble)
 
     async def ServerLive(self, message: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:  # noqa: N802

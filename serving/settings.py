@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving import logs
 from serving.device import DEVICES, ENGINES
 from serving.errors import StartupError
 from serving.policy import Policy
@@ -51,6 +52,8 @@ class Settings:
     drain_seconds: float = _setting(0.0, "time at SIGTERM between 'not ready' and refusing new requests")
     grace_seconds: float = _setting(30.0, "time after that for requests in flight to finish")
     log_level: str = _setting("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
+    log_format: str = _setting("text", "text: key=value, for people; json: an object a line", logs.FORMATS)
+    otlp_endpoint: str = _setting("", "http://HOST:PORT of an OpenTelemetry collector; empty: no traces (extra [otel])")
 
     def __post_init__(self) -> None:
         for name, field in _SETTINGS.items():

@@ -60,7 +60,8 @@ class Clock:
 class Bench:
     def __init__(self) -> None:
         self.engine, self.clock, self.metrics = Engine(), Clock(), Metrics()
-        self.batcher = Batcher(self.engine, 4, 8, self.metrics, self.clock)
+        self.model = self.metrics.model("tiny", "1", ["a", "b"], 1)
+        self.batcher = Batcher(self.engine, 4, 8, self.model, self.clock)
         self.tasks: list[asyncio.Task[Prediction]] = []
 
     async def submit(self, *values: float, deadline: float | None = None) -> "asyncio.Task[Prediction]":
@@ -77,7 +78,7 @@ class Bench:
         return task
 
     def metric(self, name: str, **labels: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name, labels)
+        return self.metrics.registry.get_sample_value(name, {"model": "tiny", "version": "1"} | labels)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class Ensemble:
 
 def served(name: str, version: str) -> ServedModel:
     ensemble = Ensemble(name, version)
-    return ServedModel(ensemble, Batcher(ensemble.execute, 4, 8, Metrics()))  # type: ignore[arg-type]
+    return ServedModel(ensemble, Batcher(ensemble.execute, 4, 8, Metrics().model(name, version, ["a"], 1)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_a_batcher_that_fails_is_told() -> None:
 
 async def test_models_share_the_device_a_batch_each_in_turn() -> None:
     """A busy model with ten batches in its queue does not keep another one, which has one, waiting for all of them."""
-    turn, metrics = asyncio.Lock(), Metrics()
+    turn, metrics = asyncio.Lock(), Metrics().model("tiny", "1", ["a"], 1)
     engine = Engine()
     busy, other = (Batcher(engine, 1, 16, metrics, turn=turn) for _ in range(2))
     busy.start()
@@ -138,7 +138,7 @@ async def test_models_share_the_device_a_batch_each_in_turn() -> None:
 
 
 async def test_only_one_model_runs_at_a_time() -> None:
-    turn, metrics = asyncio.Lock(), Metrics()
+    turn, metrics = asyncio.Lock(), Metrics().model("tiny", "1", ["a"], 1)
     engine = Engine()
     batchers = [Batcher(engine, 1, 16, metrics, turn=turn) for _ in range(3)]
     for batcher in batchers:

@@ -31,14 +31,18 @@ def client(tiny_server: ServerProcess):  # type: ignore[no-untyped-def]
         yield client
 
 
-def scrape(server: ServerProcess) -> dict[tuple[str, ...], float]:
-    with urllib.request.urlopen(f"http://{server.metrics}/metrics") as response:
-        text = response.read().decode()
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+class Scraped:
+    """What /metrics says: [name] of model tiny, or [name, labels] of model tiny, or of the server if there are none."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        with urllib.request.urlopen(f"http://{server.metrics}/metrics") as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+        self._values = {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+    def __getitem__(self, key: str | tuple[str, dict[str, str]]) -> float:
+        name, labels = (key, None) if isinstance(key, str) else key
+        of_model = {"model": "tiny", "version": "1"} if labels != {} else {}
+        return self._values[name, frozenset((of_model | (labels or {})).items())]
 
 
 def test_mean_equals_the_definition(client: Client) -> None:
@@ -130,23 +134,39 @@ def test_metadata_and_readiness(tiny_server: ServerProcess, client: Client) -> N
 
 def test_metrics_count_what_happened(tiny_directory: Path) -> None:
     with ServerProcess(tiny_directory) as server, Client(server.grpc, "tiny") as client:
-        before = scrape(server)
-        assert before["ensemble_requests_total", "OK"] == before["ensemble_requests_total", "INVALID_ARGUMENT"] == 0
+        before = Scraped(server)
         client.predict(ROWS)
         client.predict(ROWS[:2], members=[0, 2])
         with pytest.raises(grpc.RpcError):
             client.predict(np.full((1, 4), np.nan, np.float32))
-        after = scrape(server)
-    assert after["ensemble_requests_total", "OK"] == 2
-    assert after["ensemble_requests_total", "INVALID_ARGUMENT"] == 1
-    assert after["ensemble_rows_total",] == 9
-    assert after["ensemble_members_run_total",] == 7 * 4 + 2 * 2
+        with pytest.raises(grpc.RpcError):
+            client.predict(np.full((1, 4), np.finfo(np.float32).max, np.float32), policy="random")
+        after = Scraped(server)  # at once: what a client has seen is counted
+    for policy, code, count in (
+        ("mean", "OK", 1),
+        ("members", "OK", 1),
+        ("random", "INVALID_ARGUMENT", 1),  # the network overflowed
+        ("", "INVALID_ARGUMENT", 1),  # refused before its policy was read
+        ("mean", "INVALID_ARGUMENT", 0),
+    ):
+        labels = {"policy": policy, "code": code}
+        assert before["ensemble_requests_total", labels] == 0
+        assert after["ensemble_requests_total", labels] == count
+    assert after["ensemble_rows_total"] == 9 + 1
+    assert after["ensemble_members_run_total"] == 7 * 4 + 2 * 2 + 1
     for name in ("queue", "execute", "combine"):
-        assert after[f"ensemble_{name}_seconds_count",] == 2
-    assert after["ensemble_request_seconds_count",] == 3
-    assert after["ensemble_batch_rows_sum",] == 9
-    assert after["ensemble_queue_rows",] == 0
-    assert after["ensemble_ready",] == 1
+        assert after[f"ensemble_{name}_seconds_count"] == 3
+    assert after["ensemble_request_seconds_count"] == 2  # of those that were answered
+    assert after["ensemble_batch_rows_sum"] == 10
+    assert after["ensemble_queue_rows"] == 0
+    assert after["ensemble_queue_limit_rows"] == 1024
+    assert after["ensemble_entropy_nats_count"] == 9
+    assert after["ensemble_disagreement_ratio_count"] == 9
+    tops = np.concatenate([tiny_ensemble.pooled_probs(ROWS), tiny_ensemble.pooled_probs(ROWS[:2], [0, 2])]).argmax(1)
+    for c, label in enumerate("abc"):
+        assert after["ensemble_predicted_rows_total", {"class": label}] == (tops == c).sum()
+    assert after["ensemble_requests_in_flight", {}] == 0
+    assert after["ensemble_ready", {}] == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -172,7 +192,7 @@ def test_while_draining_it_is_not_ready_and_still_answers(tiny_directory: Path) 
             assert stub.ServerLive(oip.ServerLiveRequest()).live
             with Client(server.grpc, "tiny") as client:
                 np.testing.assert_allclose(client.predict(ROWS).probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
-            assert scrape(server)["ensemble_ready",] == 0
+            assert Scraped(server)["ensemble_ready", {}] == 0
             watch.cancel()
         server.process.kill()
         server.process.communicate(timeout=60)

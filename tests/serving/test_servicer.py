@@ -16,11 +16,13 @@ from serving import ensemble as ensembles
 from serving.batcher import Batcher, Work
 from serving.engines.onnx_cpu import OnnxCpu
 from serving.metrics import Metrics
+from serving.observation import Observer
 from serving.repository import Repository, ServedModel
 from serving.servicer import InferenceServicer, handlers
 from tests import tiny_ensemble
 
 TIMEOUT_S = 30.0
+TINY = {"model": "tiny", "version": "1"}
 
 
 class Bench:
@@ -31,10 +33,10 @@ class Bench:
         self.ensemble = ensembles.load(validate(directory), OnnxCpu(1), self.metrics)
         self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[int] = []
-        self.batcher = Batcher(self.execute, 4, 4, self.metrics)
+        self.batcher = Batcher(self.execute, 4, 4, self.ensemble.metrics)
         self.repository = Repository()
         self.repository.add(ServedModel(self.ensemble, self.batcher))
-        self.servicer = InferenceServicer(self.repository, self.metrics, 4, None)
+        self.servicer = InferenceServicer(self.repository, Observer(self.metrics), 4, None)
 
     def execute(self, batch: Sequence[Work]):  # type: ignore[no-untyped-def]
         self.batches.append(sum(work.rows for work in batch))
@@ -56,7 +58,7 @@ class Bench:
 
     async def wait_until_queued(self, rows: int) -> None:
         async with asyncio.timeout(TIMEOUT_S):
-            while self.metrics.registry.get_sample_value("ensemble_queue_rows") != rows:  # noqa: ASYNC110
+            while self.metrics.registry.get_sample_value("ensemble_queue_rows", TINY) != rows:  # noqa: ASYNC110
                 await asyncio.sleep(0)  # yields to the server; how long is not of interest
 
 
@@ -151,7 +153,7 @@ async def test_before_the_model_is_loaded_the_answer_is_unavailable() -> None:
     repository = Repository()
     repository.announce("tiny", "1")
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((handlers(InferenceServicer(repository, Metrics(), 4, None)),))
+    server.add_generic_rpc_handlers((handlers(InferenceServicer(repository, Observer(Metrics()), 4, None)),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
