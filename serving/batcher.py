@@ -1,7 +1,8 @@
 """The one bounded queue: the next batch forms while the last one runs.
 
 No timer: a lone request runs at once, and the longer a batch takes, the more rows the next one has. Rows are
-counted, not requests. Batchers that share a device take turns, a batch each. Lives on the event loop; only `execute`
+counted, not requests. An urgent request is taken as if it had come earlier, so it overtakes, and nobody waits forever.
+Batchers that share a device take turns, a batch each. Lives on the event loop; only `execute`
 runs in a thread.
 """
 
@@ -24,6 +25,9 @@ from serving.stage import Stage
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PRIORITY, LAST_PRIORITY = 2, 3  # 1 is the most urgent
+PRIORITY_SECONDS = 1.0  # a level is worth so much waiting
+
 
 @dataclass(eq=False)
 class Work:
@@ -35,10 +39,16 @@ class Work:
     answer: "asyncio.Future[Prediction]"
     arrived: float = field(default=0.0)
     stages: list[Stage] = field(default_factory=list)  # what it went through, for who watches
+    priority: int = DEFAULT_PRIORITY
 
     @property
     def rows(self) -> int:
         return len(self.inputs)
+
+    @property
+    def turn(self) -> float:
+        """When it would have come, were all equally urgent: the earliest is next."""
+        return self.arrived + PRIORITY_SECONDS * self.priority
 
 
 # Runs in a thread, on at least one work; an exception in place of a prediction fails that work alone.
@@ -62,7 +72,7 @@ class Batcher:
         metrics.queue_limit_rows.set(max_queue_rows)
         self._clock = clock  # monotonic: the wall clock can step back
         self._turn = turn or asyncio.Lock()  # for the device, which other models may want as well
-        self._queue: deque[Work] = deque()
+        self._queues: dict[int, deque[Work]] = {level: deque() for level in range(1, LAST_PRIORITY + 1)}  # by priority
         self._queued_rows = 0
         self._arrival = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
@@ -86,8 +96,11 @@ class Batcher:
         choice: Choice,
         deadline: float | None,
         stages: list[Stage] | None = None,
+        priority: int = DEFAULT_PRIORITY,
     ) -> Prediction:
-        """The rows' answer. Cancelling the caller takes them out of the queue. stages: gets what they went through.
+        """The rows' answer. Cancelling the caller takes them out of the queue.
+
+        stages: gets what they went through. priority: 1 to LAST_PRIORITY.
 
         Raises Overloaded at once if the queue has no room, DeadlineExceeded if they could not be run in time.
         """
@@ -98,8 +111,8 @@ class Batcher:
                 f"{rows} rows arrived with {self._queued_rows} waiting; the queue holds {self._max_queue_rows}"
             )
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        work = Work(inputs, choice, deadline, answer, self._clock(), [] if stages is None else stages)
-        self._queue.append(work)
+        work = Work(inputs, choice, deadline, answer, self._clock(), [] if stages is None else stages, priority)
+        self._queues[priority].append(work)
         self._count(rows)
         self._arrival.set()
         try:
@@ -110,7 +123,7 @@ class Batcher:
 
     def _drop(self, work: Work) -> None:
         try:
-            self._queue.remove(work)
+            self._queues[work.priority].remove(work)
         except ValueError:
             return  # it runs already; the rest of its batch must not suffer
         self._count(-work.rows)
@@ -150,13 +163,14 @@ class Batcher:
             return [ServingError("internal error")]
 
     def _next_batch(self) -> list[Work]:
-        """From the front of the queue, as many as fit; what has expired leaves it unrun."""
+        """Those whose turn is first, as many as fit; what has expired leaves the queue unrun."""
         batch: list[Work] = []
         rows = 0
-        while self._queue:
-            work = self._queue[0]
+        while waiting := [queue for queue in self._queues.values() if queue]:
+            queue = min(waiting, key=lambda queue: queue[0].turn)
+            work = queue[0]
             if work.deadline is not None and self._clock() >= work.deadline:
-                self._queue.popleft()
+                queue.popleft()
                 self._count(-work.rows)
                 self._metrics.rejected["expired"].inc()
                 waited = self._clock() - work.arrived
@@ -164,7 +178,7 @@ class Batcher:
                 continue
             if rows + work.rows > self._max_batch_rows:
                 break
-            self._queue.popleft()
+            queue.popleft()
             self._count(-work.rows)
             batch.append(work)
             rows += work.rows

@@ -48,6 +48,8 @@ def pixels(encoded: bytes) -> int:
 def to_row(image: Image.Image, row_shape: tuple[int, ...], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """uint8 [C, H, W]. Raises NotAPicture for a shape so extreme that scaling it would need too many pixels."""
     channels, height, width = row_shape
+    if image.mode[0] in "IF":  # Pillow would not scale their range but clip it
+        raise NotAPicture(f"a picture of mode {image.mode}, more than 8 bits; expected 8")
     converted = image if image.mode == MODES[channels] else image.convert(MODES[channels])
     if converted.size != (width, height):
         # As torchvision's Resize and CenterCrop, to the pixel.

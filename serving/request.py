@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 
 from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2 import InferParameter, ModelInferRequest
+from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY
+from serving.bytes_tensor import unpack
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
+from serving.pictures import takes_pictures
 from serving.policy import Choice, Policy
 
 DEFAULT_OUTPUTS = ("probs", "entropy", "mutual_information")
 OUTPUTS = (*DEFAULT_OUTPUTS, "member_probs")
+CLASSIFIED = ("probs",)  # outputs with a column a class
 INT64_MAX = 2**63 - 1
 
-# The protocol's own, which other servers act on: accepted, and without effect here but for `timeout`.
+# The protocol's own, which other servers act on: accepted, and without effect here but for `timeout` and `priority`.
 _RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
 _OURS = ("policy", "members")
 _CONTENTS = {
@@ -49,10 +53,17 @@ _WIRE_TYPES = {
 
 @dataclass(frozen=True)
 class Request:
-    inputs: NDArray[np.generic]  # [B, ...] as the graph takes it
+    inputs: NDArray[np.generic] | None  # [B, ...] as the graph takes it; None: pictures came
     choice: Choice
     outputs: tuple[str, ...]  # in the order of the answer
     timeout_s: float | None  # the client's own limit on the wait in the queue
+    pictures: tuple[bytes, ...] = ()  # still encoded, a row each
+    classification: Mapping[str, int] = field(default_factory=dict)  # outputs wanted as their k likeliest classes
+    priority: int = DEFAULT_PRIORITY
+
+    @property
+    def rows(self) -> int:
+        return len(self.pictures) if self.inputs is None else len(self.inputs)
 
 
 def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_policy: Policy | None) -> Request:
@@ -64,11 +75,16 @@ def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_
             hint = f"; did you mean '{near[0]}'?" if near else f"; expected {' or '.join(_OURS)}"
             raise InvalidRequest(f"unknown parameter '{name}'{hint}")
     choice = _choice(parameters, ensemble.member_ids) if forced_policy is None else Choice(forced_policy)
+    outputs = _outputs(message)
+    inputs = _inputs(message, ensemble, max_rows)
     return Request(
-        inputs=_inputs(message, ensemble, max_rows),
+        inputs=inputs if isinstance(inputs, np.ndarray) else None,
         choice=choice,
-        outputs=_outputs(message),
+        outputs=outputs,
         timeout_s=_timeout(parameters),
+        pictures=() if isinstance(inputs, np.ndarray) else inputs,
+        classification=_classification(message, len(ensemble.class_labels)),
+        priority=_priority(parameters),
     )
 
 
@@ -118,15 +134,26 @@ def _text(parameters: Mapping[str, InferParameter], name: str, default: str) -> 
 
 def _timeout(parameters: Mapping[str, InferParameter]) -> float | None:
     """The protocol's `timeout` is in microseconds; 0 is none."""
-    if "timeout" not in parameters:
-        return None
-    kind = parameters["timeout"].WhichOneof("parameter_choice")
-    if kind not in ("int64_param", "uint64_param"):
-        raise InvalidRequest(f"parameter 'timeout' came as {kind or 'nothing'}; expected int64_param, microseconds")
-    microseconds = int(getattr(parameters["timeout"], kind))
-    if microseconds < 0:
-        raise InvalidRequest(f"parameter 'timeout' is {microseconds}; expected 0 or more microseconds")
+    microseconds = _integer(parameters, "timeout", "0 or more microseconds")
     return microseconds / 1e6 if microseconds else None
+
+
+def _priority(parameters: Mapping[str, InferParameter]) -> int:
+    """As Triton has it: 1 is the most urgent, 0 the default. Levels beyond the last are the last."""
+    return min(_integer(parameters, "priority", "0, or 1 and more") or DEFAULT_PRIORITY, LAST_PRIORITY)
+
+
+def _integer(parameters: Mapping[str, InferParameter], name: str, expected: str) -> int:
+    """0 if it did not come. Raises InvalidRequest for negative ones."""
+    if name not in parameters:
+        return 0
+    kind = parameters[name].WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param"):
+        raise InvalidRequest(f"parameter '{name}' came as {kind or 'nothing'}; expected int64_param: {expected}")
+    value = int(getattr(parameters[name], kind))
+    if value < 0:
+        raise InvalidRequest(f"parameter '{name}' is {value}; expected {expected}")
+    return value
 
 
 def _outputs(message: ModelInferRequest) -> tuple[str, ...]:
@@ -141,7 +168,24 @@ def _outputs(message: ModelInferRequest) -> tuple[str, ...]:
     return tuple(names) or DEFAULT_OUTPUTS
 
 
-def _inputs(message: ModelInferRequest, ensemble: Ensemble, max_rows: int) -> NDArray[np.generic]:
+def _classification(message: ModelInferRequest, classes: int) -> dict[str, int]:
+    """Output parameter `classification`: how many classes; 0 asks for the tensor itself."""
+    wanted: dict[str, int] = {}
+    for output in message.outputs:
+        count = _integer(output.parameters, "classification", f"0 to {classes} classes")
+        if count > classes:
+            raise InvalidRequest(f"parameter 'classification' is {count}; the model has {classes} classes")
+        if count and output.name not in CLASSIFIED:
+            raise InvalidRequest(
+                f"output '{output.name}' came with parameter 'classification'; expected it on {' or '.join(CLASSIFIED)}"
+            )
+        if count:
+            wanted[output.name] = count
+    return wanted
+
+
+def _inputs(message: ModelInferRequest, ensemble: Ensemble, max_rows: int) -> NDArray[np.generic] | tuple[bytes, ...]:
+    """Rows, or encoded pictures."""
     name = ensemble.input_name
     if not message.inputs:
         raise InvalidRequest(f"there is no input; the model takes '{name}'")
@@ -151,23 +195,55 @@ def _inputs(message: ModelInferRequest, ensemble: Ensemble, max_rows: int) -> ND
     if len(message.inputs) > 1:
         raise InvalidRequest(f"{len(message.inputs)} inputs came; the model takes '{name}' once")
     (tensor,) = message.inputs
+    if tensor.datatype == "BYTES" and takes_pictures(ensemble.input_datatype, ensemble.input_shape):
+        return _pictures(name, message, max_rows)
     if tensor.datatype != ensemble.input_datatype:
         raise InvalidRequest(f"input '{name}' is {tensor.datatype}; the model takes {ensemble.input_datatype}")
     shape = _shape(name, tensor.shape, ensemble.input_shape, max_rows)
-    raw = message.raw_input_contents
-    if raw:
-        if tensor.HasField("contents"):
-            raise InvalidRequest(f"input '{name}' came with raw and with typed contents; expected one of them")
-        if len(raw) != 1:
-            raise InvalidRequest(f"{len(raw)} raw contents came with 1 input; expected one each")
-        inputs = _raw(name, raw[0], tensor.datatype, shape)
-    else:
-        inputs = _typed(name, tensor, shape)
+    raw = _raw_contents(name, message)
+    inputs = _typed(name, tensor, shape) if raw is None else _raw(name, raw, tensor.datatype, shape)
     if inputs.dtype.kind == "f" and not (finite := np.isfinite(inputs)).all():
         row, *_ = np.unravel_index(int(np.argmin(finite)), finite.shape)
         value = inputs[~finite][0]
         raise InvalidRequest(f"input '{name}' holds {value} in row {row}; expected finite numbers")
     return inputs
+
+
+def _raw_contents(name: str, message: ModelInferRequest) -> bytes | None:
+    """None if the contents are typed."""
+    raw = message.raw_input_contents
+    if not raw:
+        return None
+    if message.inputs[0].HasField("contents"):
+        raise InvalidRequest(f"input '{name}' came with raw and with typed contents; expected one of them")
+    if len(raw) != 1:
+        raise InvalidRequest(f"{len(raw)} raw contents came with 1 input; expected one each")
+    return raw[0]
+
+
+def _pictures(name: str, message: ModelInferRequest, max_rows: int) -> tuple[bytes, ...]:
+    (tensor,) = message.inputs
+    shape = list(tensor.shape[:3])
+    if len(shape) not in (1, 2) or shape[1:] not in ([], [1]) or shape[0] < 1:
+        raise InvalidRequest(f"input '{name}' is BYTES {shape}; pictures are [B] or [B, 1]")
+    rows = _limited(name, shape[0], max_rows)
+    raw = _raw_contents(name, message)
+    if raw is not None:
+        try:
+            return tuple(unpack(raw, rows))
+        except ValueError as error:
+            raise InvalidRequest(f"input '{name}': {error}") from None
+    _check_field(name, tensor, "bytes_contents")
+    values = tensor.contents.bytes_contents
+    if len(values) != rows:
+        raise InvalidRequest(f"input '{name}' has {len(values)} values in bytes_contents; {shape} is {rows}")
+    return tuple(values)
+
+
+def _limited(name: str, rows: int, max_rows: int) -> int:
+    if rows > max_rows:
+        raise InvalidRequest(f"input '{name}' has {rows} rows; this server takes {max_rows} at most in a request")
+    return rows
 
 
 def _shape(name: str, axes: Sequence[int], row_shape: tuple[int, ...], max_rows: int) -> list[int]:
@@ -183,8 +259,7 @@ def _shape(name: str, axes: Sequence[int], row_shape: tuple[int, ...], max_rows:
         raise InvalidRequest(f"input '{name}' is {shape}: more elements than int64 can count")
     if shape[1:] != expected[1:]:
         raise InvalidRequest(f"input '{name}' is {shape}; the model takes {expected}")
-    if shape[0] > max_rows:
-        raise InvalidRequest(f"input '{name}' has {shape[0]} rows; this server takes {max_rows} at most in a request")
+    _limited(name, shape[0], max_rows)
     return shape
 
 
@@ -202,9 +277,7 @@ def _typed(name: str, tensor: ModelInferRequest.InferInputTensor, shape: list[in
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
         raise InvalidRequest(f"input '{name}' is {tensor.datatype} without raw contents; it has no other form")
-    for other in set(_CONTENTS.values()) | {"bytes_contents"}:
-        if other != field and len(getattr(tensor.contents, other)):
-            raise InvalidRequest(f"input '{name}' came in {other}; {tensor.datatype} belongs in {field}")
+    _check_field(name, tensor, field)
     values = getattr(tensor.contents, field)
     expected = math.prod(shape)
     if len(values) != expected:
@@ -220,3 +293,10 @@ def _typed(name: str, tensor: ModelInferRequest.InferInputTensor, shape: list[in
                 f"input '{name}' holds {wide.min()} to {wide.max()}; {tensor.datatype} is {limits.min} to {limits.max}"
             )
     return wide.astype(dtype, copy=False).reshape(shape)
+
+
+def _check_field(name: str, tensor: ModelInferRequest.InferInputTensor, field: str) -> None:
+    """Typed contents of one datatype have one place."""
+    for other in (*_WIRE_TYPES, "bytes_contents"):
+        if other != field and len(getattr(tensor.contents, other)):
+            raise InvalidRequest(f"input '{name}' came in {other}; {tensor.datatype} belongs in {field}")

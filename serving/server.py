@@ -16,10 +16,13 @@ from protos.ensemble_pb2 import EnsembleManifest
 from protos.graph import DATATYPES
 from serving import status
 from serving.control import Control
+from serving.cpu import usable_cpus
+from serving.decoder import Decoder
 from serving.errors import StartupError
 from serving.loader import Loader
 from serving.metrics import Metrics
 from serving.observation import Observer
+from serving.pictures import takes_pictures
 from serving.policy import Policy
 from serving.reload import Reloader
 from serving.repository import Repository
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
 QUIET_SECONDS, QUIET_LIMIT_SECONDS = 0.1, 1.0
+MOST_DECODING_THREADS = 4  # each may hold a picture of --max-picture-pixels
+PICTURES_BYTES = 2**24  # room for encoded pictures in a request, which can be larger than the rows they become
 
 
 async def serve(settings: Settings) -> None:
@@ -48,7 +53,9 @@ async def serve(settings: Settings) -> None:
     manifests = reloader.read(lenient=settings.watch)
     control = Control(reloader if settings.allow_control else None)
     observer = Observer(metrics, tracer)
-    servicer = InferenceServicer(repository, observer, settings.max_batch_rows, _forced(settings), control)
+    decoding_threads = min(settings.threads or usable_cpus(), MOST_DECODING_THREADS)
+    decoder = Decoder(settings.max_picture_pixels, decoding_threads, settings.max_queue_rows)
+    servicer = InferenceServicer(repository, observer, settings.max_batch_rows, _forced(settings), decoder, control)
     server = _server(settings, manifests)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -89,6 +96,7 @@ async def serve(settings: Settings) -> None:
         # No grace here: what is left are health watchers and half-open calls, which would wait it out.
         await server.stop(None)
         await repository.close()
+        await asyncio.to_thread(decoder.close)
         await reloader.close()
         metrics_server.shutdown()
         metrics_server.server_close()
@@ -115,13 +123,15 @@ def _forced(settings: Settings) -> Policy | None:
 
 
 def _longest_message(manifests: Sequence[EnsembleManifest], max_batch_rows: int) -> int:
-    """What a full batch can take, in its longest form, and 1 MiB."""
+    """What a full batch can take, in its longest form, and 1 MiB; 17 MiB at least if there may be pictures."""
     longest_bytes = 0
     for tensor in (manifest.input for manifest in manifests):
         batch_bytes = max_batch_rows * math.prod(tensor.shape) * DATATYPES[tensor.datatype].itemsize
         # Typed contents take twice as much at most: two bytes for a UINT8 of 128 or more, ten for a negative INT32.
         growth = 2 if DATATYPES[tensor.datatype].kind in "bf" or tensor.datatype == "UINT8" else 10
         longest_bytes = max(longest_bytes, growth * batch_bytes)
+        if takes_pictures(tensor.datatype, tuple(tensor.shape)):
+            longest_bytes = max(longest_bytes, PICTURES_BYTES)
     return min(longest_bytes + 2**20, 2**31 - 1)
 
 

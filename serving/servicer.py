@@ -15,8 +15,10 @@ from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
 from serving import request, response
 from serving.control import Control
+from serving.decoder import Decoder
 from serving.errors import InvalidRequest, NotReady, ServingError
 from serving.observation import Observation, Observer
+from serving.pictures import takes_pictures
 from serving.policy import Policy
 from serving.repository import Repository, ServedModel
 
@@ -66,12 +68,14 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         observer: Observer,
         max_batch_rows: int,
         forced_policy: Policy | None,
+        decoder: Decoder,
         control: Control | None = None,
     ) -> None:
         self._repository = repository
         self._observer = observer
         self._max_batch_rows = max_batch_rows
         self._forced_policy = forced_policy  # no request can undo it
+        self._decoder = decoder
         self._control = control or Control(None)
         self._ready = False
         self._refusing = False
@@ -126,10 +130,13 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         seen.model = model.ensemble.metrics
         with model.held():
             parsed = request.parse(message, model.ensemble, self._max_batch_rows, self._forced_policy)
-            seen.policy, seen.rows = parsed.choice.policy, len(parsed.inputs)
+            seen.policy, seen.rows = parsed.choice.policy, parsed.rows
             limits = [limit for limit in (remaining_s, parsed.timeout_s) if limit is not None]
             deadline = seen.arrived + min(limits) if limits else None
-            prediction = await model.batcher.submit(parsed.inputs, parsed.choice, deadline, seen.stages)
+            inputs = parsed.inputs
+            if inputs is None:
+                inputs = await self._decoder.decode(parsed.pictures, model.ensemble.input_shape, deadline)
+            prediction = await model.batcher.submit(inputs, parsed.choice, deadline, seen.stages, parsed.priority)
             return response.build(message, parsed, prediction, model.ensemble)
 
     async def ServerLive(self, message: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:  # noqa: N802
@@ -174,6 +181,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 "members": str(len(ensemble.member_ids)),
                 "max_batch_rows": str(self._max_batch_rows),
                 "policy": self._forced_policy or Policy.MEAN,
+                "pictures": "PNG,JPEG" if takes_pictures(ensemble.input_datatype, ensemble.input_shape) else "",
             },
         )
 

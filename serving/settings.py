@@ -44,8 +44,11 @@ class Settings:
     max_batch_rows: int = _setting(64, "rows that run at once; a request with more is refused")
     max_queue_rows: int = _setting(1024, "rows that wait; a request beyond is refused at once")
     max_message_bytes: int = _setting(
-        0, "size of a request; a larger one is refused; 0: what a full batch can take, in its longest form, and 1 MiB"
+        0,
+        "size of a request; a larger one is refused; 0: what a full batch can take, in its longest form, and 1 MiB; "
+        "17 MiB at least if it may be pictures",
     )
+    max_picture_pixels: int = _setting(2**25, "pixels of all encoded pictures in a request; more are not even decoded")
     watch: bool = _setting(False, "look for new, changed and removed ensembles, and load them while the old ones serve")
     watch_seconds: float = _setting(2.0, "time between two looks; what changes is acted on when two agree")
     allow_control: bool = _setting(False, "clients may list, load and unload models")
@@ -66,6 +69,7 @@ class Settings:
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),
             "max_message_bytes": (0, 2**31 - 1),
+            "max_picture_pixels": (1, 2**31 - 1),
             "watch_seconds": (0.01, 86400.0),
             "drain_seconds": (0.0, 3600.0),
             "grace_seconds": (0.0, 3600.0),

@@ -1,5 +1,6 @@
 """A small ensemble made by hand: BatchNorm and one linear layer. Its answers are three lines of numpy."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,11 @@ def statistics(seed: int) -> Tensors:
     }
 
 
-def graph(datatype: str = "FP32") -> onnx.ModelProto:
+def graph(datatype: str = "FP32", row_shape: Sequence[int] = (FEATURES,)) -> onnx.ModelProto:
     onnx_type = helper.np_dtype_to_tensor_dtype(DATATYPES[datatype])
     nodes = [
-        helper.make_node("Cast", ["input"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["cast"], to=TensorProto.FLOAT),
         helper.make_node(
             "BatchNormalization",
             ["cast", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"],
@@ -63,7 +65,7 @@ def graph(datatype: str = "FP32") -> onnx.ModelProto:
         helper.make_graph(
             nodes,
             "tiny",
-            [helper.make_tensor_value_info("input", onnx_type, ["batch", FEATURES])],
+            [helper.make_tensor_value_info("input", onnx_type, ["batch", *row_shape])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
             [numpy_helper.from_array(tensor, name) for name, tensor in (weights(0) | statistics(0)).items()],
         ),
@@ -105,24 +107,31 @@ def manifest(members: int) -> EnsembleManifest:
 
 
 def write(
-    directory: Path, members: int = 4, datatype: str = "FP32", name: str = "tiny", version: str = "1"
+    directory: Path,
+    members: int = 4,
+    datatype: str = "FP32",
+    name: str = "tiny",
+    version: str = "1",
+    row_shape: Sequence[int] = (FEATURES,),
 ) -> StoredEnsemble:
+    """row_shape: FEATURES numbers, in any shape."""
     described = manifest(members)
     described.name, described.version = name, version
     described.input.datatype = datatype
+    described.input.shape[:] = row_shape
     return manifest_file.write(
         directory,
         described,
-        graph(datatype).SerializeToString(),
+        graph(datatype, row_shape).SerializeToString(),
         {f"w{i}": weights(i) for i in range(members)},
         {f"s{i}": statistics(i) for i in range(members)},
-        probe=probe(members, datatype),
+        probe=probe(members, datatype, row_shape),
     )
 
 
-def probe(members: int, datatype: str = "FP32") -> Probe:
+def probe(members: int, datatype: str = "FP32", row_shape: Sequence[int] = (FEATURES,)) -> Probe:
     """Five rows of zeros and ones, which every datatype has."""
-    inputs = np.random.default_rng(5).integers(0, 2, (5, FEATURES)).astype(DATATYPES[datatype])
+    inputs = np.random.default_rng(5).integers(0, 2, (5, *row_shape)).astype(DATATYPES[datatype])
     return Probe(inputs, member_logits(inputs, members).astype(np.float32))
 
 
@@ -158,7 +167,7 @@ def member_logits(inputs: NDArray[np.generic], members: int = 4) -> NDArray[np.f
             sets = [weights(k) for k in range(3)]
             w = {name: 0.5625 * sets[0][name] + 0.375 * sets[1][name] + 0.0625 * sets[2][name] for name in w}
         s = statistics(i)
-        x = inputs.astype(np.float64)
+        x = inputs.reshape(len(inputs), FEATURES).astype(np.float64)
         x = (x - s["bn.running_mean"]) / np.sqrt(s["bn.running_var"] + EPSILON) * w["bn.weight"] + w["bn.bias"]
         result.append(x @ w["linear.weight"].T + w["linear.bias"])
     return np.stack(result)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher, Work
+from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY, PRIORITY_SECONDS, Batcher, Work
 from serving.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServingError
 from serving.metrics import Metrics
 from serving.policy import Choice, Policy
@@ -64,9 +64,11 @@ class Bench:
         self.batcher = Batcher(self.engine, 4, 8, self.model, self.clock)
         self.tasks: list[asyncio.Task[Prediction]] = []
 
-    async def submit(self, *values: float, deadline: float | None = None) -> "asyncio.Task[Prediction]":
+    async def submit(
+        self, *values: float, deadline: float | None = None, priority: int = DEFAULT_PRIORITY
+    ) -> "asyncio.Task[Prediction]":
         """Queued when this returns."""
-        task = asyncio.create_task(self.batcher.submit(rows(*values), MEAN, deadline))
+        task = asyncio.create_task(self.batcher.submit(rows(*values), MEAN, deadline, priority=priority))
         self.tasks.append(task)
         await asyncio.sleep(0)
         return task
@@ -164,6 +166,45 @@ async def test_a_full_queue_rejects_without_waiting(bench: Bench) -> None:
     assert bench.metric("ensemble_rejected_total", reason="queue_full") == 1
     fits = await bench.submit(8.0)
     assert not fits.done()
+
+
+async def test_urgent_requests_overtake_and_equals_keep_their_order(bench: Bench) -> None:
+    await bench.occupy()
+    for value, priority in ((1.0, 3), (2.0, 2), (3.0, 1), (4.0, 2), (5.0, 1), (6.0, 3)):
+        await bench.submit(value, priority=priority)
+        bench.clock.now += 0.001
+    for _ in range(3):
+        bench.engine.go_on.release()
+    await asyncio.gather(*bench.tasks)
+    assert bench.engine.batches[1:] == [[3.0, 5.0, 2.0, 4.0], [1.0, 6.0]]
+
+
+async def test_the_least_urgent_request_is_run_although_urgent_ones_never_cease(bench: Bench) -> None:
+    await bench.occupy()
+    patient = await bench.submit(-5.0, -5.0, -5.0, priority=LAST_PRIORITY)
+    step_s = 0.1
+    urgent = 0
+    while not patient.done():
+        for _ in range(2):  # always more of them than a batch takes
+            if bench.batcher._queued_rows <= 4:
+                await bench.submit(1.0, 1.0, 1.0, 1.0, priority=1)
+        bench.clock.now += step_s
+        bench.engine.go_on.release()
+        await bench.engine.wait_until_running()
+        urgent += 1
+        assert urgent < 100
+    waited_s = urgent * step_s
+    assert (LAST_PRIORITY - 1) * PRIORITY_SECONDS <= waited_s <= (LAST_PRIORITY - 1) * PRIORITY_SECONDS + 5 * step_s
+
+
+async def test_a_cancelled_request_of_any_priority_leaves_the_queue(bench: Bench) -> None:
+    await bench.occupy()
+    for priority in range(1, LAST_PRIORITY + 1):
+        task = await bench.submit(1.0, priority=priority)
+        assert bench.metric("ensemble_queue_rows") == 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert bench.metric("ensemble_queue_rows") == 0
 
 
 async def test_an_expired_request_is_never_run(bench: Bench) -> None:

@@ -43,6 +43,11 @@ def test_colour_grey_and_transparency_are_converted() -> None:
     assert decode(png(Image.new("L", (2, 2), 7)), (3, 2, 2))[:, 1, 1].tolist() == [7, 7, 7]
 
 
+def test_sixteen_bits_of_grey_are_refused_rather_than_clipped() -> None:
+    with pytest.raises(NotAPicture, match="a picture of mode I;16, more than 8 bits; expected 8"):
+        decode(png(Image.fromarray(np.full((8, 8), 300, np.uint16))), (1, 8, 8))
+
+
 def test_a_jpeg_is_read() -> None:
     file = io.BytesIO()
     Image.new("RGB", (16, 16), (200, 100, 50)).save(file, "JPEG", quality=95)

@@ -14,6 +14,7 @@ from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from protos.validate import validate
 from serving import ensemble as ensembles
 from serving.batcher import Batcher, Work
+from serving.decoder import Decoder
 from serving.engines.onnx_cpu import OnnxCpu
 from serving.metrics import Metrics
 from serving.observation import Observer
@@ -36,7 +37,7 @@ class Bench:
         self.batcher = Batcher(self.execute, 4, 4, self.ensemble.metrics)
         self.repository = Repository()
         self.repository.add(ServedModel(self.ensemble, self.batcher))
-        self.servicer = InferenceServicer(self.repository, Observer(self.metrics), 4, None)
+        self.servicer = InferenceServicer(self.repository, Observer(self.metrics), 4, None, Decoder(1000, 1, 4))
 
     def execute(self, batch: Sequence[Work]):  # type: ignore[no-untyped-def]
         self.batches.append(sum(work.rows for work in batch))
@@ -153,7 +154,8 @@ async def test_before_the_model_is_loaded_the_answer_is_unavailable() -> None:
     repository = Repository()
     repository.announce("tiny", "1")
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((handlers(InferenceServicer(repository, Observer(Metrics()), 4, None)),))
+    servicer = InferenceServicer(repository, Observer(Metrics()), 4, None, Decoder(1, 1, 1))
+    server.add_generic_rpc_handlers((handlers(servicer),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
