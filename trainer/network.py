@@ -38,6 +38,11 @@ class Placement:
     compiled: bool = False  # by torch.compile
     ranks: Ranks = ALONE
 
+    @property
+    def loss_scale(self) -> float:
+        """By which a loss is multiplied before it is differentiated."""
+        return FP16_LOSS_SCALE if self.training_dtype is torch.float16 else 1.0
+
 
 class Network:
     """`factory` makes a freshly initialised module; `preprocess` turns raw inputs into what the module takes.
@@ -162,11 +167,9 @@ class Network:
         """The batch's loss and its gradient [P] with respect to the weights, in training mode."""
         point = weights.detach().requires_grad_()
         value = self.training_loss(point, statistics, inputs, targets, loss)
-        if self.placement.training_dtype is torch.float16:
-            (gradient,) = torch.autograd.grad(value * FP16_LOSS_SCALE, point)
-            return value.detach(), gradient.div_(FP16_LOSS_SCALE)
-        (gradient,) = torch.autograd.grad(value, point)
-        return value.detach(), gradient
+        scale = self.placement.loss_scale
+        (gradient,) = torch.autograd.grad(value if scale == 1.0 else value * scale, point)
+        return value.detach(), gradient if scale == 1.0 else gradient.div_(scale)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -84,9 +84,9 @@ class Objective:
         mode. Here the running statistics mix all t on a curve, and begin anew with FGE: in evaluation mode another
         network would be attacked than is trained. Leaves `statistics` where they are.
         """
-        copies = self.network.copy_buffers(statistics)
+        copies, scale = self.network.copy_buffers(statistics), self.network.placement.loss_scale
 
-        def loss_of(moved: Tensor) -> Tensor:
-            return self.network.training_loss(weights, copies, moved, targets, loss)
+        def loss_of(moved: Tensor) -> Tensor:  # scaled: the adversary asks for a direction alone
+            return scale * self.network.training_loss(weights, copies, moved, targets, loss)
 
         return perturb(loss_of, inputs, self.adversary)

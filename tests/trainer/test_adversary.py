@@ -128,6 +128,24 @@ def test_a_step_sees_a_greater_loss_and_moves_the_statistics_once(norm: str, dty
     torch.testing.assert_close(moved["1.running_mean"], 0.1 * convolution.mean((0, 2, 3)), rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_gradient_below_fp16s_least_still_has_its_direction(norm: str) -> None:
+    torch.manual_seed(0)
+    network, split = batchnorm_network(), random_split(16)
+    weights = network.initial_weights()
+    adversary = AdversaryConfig(norm, epsilon=0.3, steps=1, step_size=0.3, random_start=False)
+    shifts = []
+    for dtype in (torch.float32, torch.float16):
+        seen: list[Tensor] = []
+        network.to(Placement(training_dtype=dtype))
+        objective = Objective(network, lambda logits, targets: 1e-6 * cross_entropy(logits, targets), adversary)
+        hook = network.module.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].detach()))
+        objective.gradient(weights, network.initial_statistics(), split.inputs, split.targets)
+        hook.remove()
+        shifts.append((seen[-1] - seen[0]).flatten())  # of the step that trains, from the clean rows
+    assert torch.nn.functional.cosine_similarity(*shifts, dim=0) > 0.9
+
+
 def accuracy_under_attack(
     network: Network, weights: Tensor, statistics: Statistics, split: Split, attack: AdversaryConfig
 ) -> float:
