@@ -32,7 +32,6 @@ from trainer.errors import InvalidConfig
 from trainer.evaluation_results import Evaluation, Options
 from trainer.finished_run import FinishedRun
 from trainer.network import Statistics
-from trainer.paths import Path
 from trainer.progress import Progress
 from trainer.scores import Answered
 
@@ -64,14 +63,10 @@ def evaluate(folder: FilePath, options: Options, progress: Progress) -> Outcome:
     Raises UserError for a folder without a finished run, and for rows of another data set that do not fit.
     """
     run = finished_run.load(folder)
-    splits = dict(run.splits.measured)
-    if options.ood:
-        splits["ood"] = _foreign(options.ood, run)
+    foreign = {"ood": _foreign(options.ood, run)} if options.ood else {}
     out = folder / "evaluation"
-    this = _Evaluating(
-        run, options, Answers(out / "answers", run.network, run.splits.train, splits, reduced=("train",)), progress
-    )
-    rows = {name: len(split) for name, split in splits.items()}
+    this = _Evaluating(run, options, run.answers(foreign), progress)
+    rows = {name: len(split) for name, split in {**run.splits.measured, **foreign}.items()}
 
     found = Evaluation(run.config.to_dict(), options, rows)
     if "curve" in run.ensembles:
@@ -106,25 +101,22 @@ def _paths(this: _Evaluating, found: Evaluation) -> None:
     curve = this.run.curve()
     first, last = curve.control_points[0], curve.control_points[-1]
     segment = Curve("polygonal-chain", [first, last])
-    ts = paths.grid(this.options.points)
-    found.curve = _path(this, "curve", curve.point, ts, curve.chords(ts))
-    found.segment = _path(this, "segment", segment.point, ts, segment.chords(ts))
+    points, splits, decay = this.options.points, this.run.splits, this.run.config.sgd.weight_decay
+    found.curve = paths.along("curve", curve, points, this.answers, splits, decay, this.progress)
+    found.segment = paths.along("segment", segment, points, this.answers, splits, decay, this.progress)
     away = paths.random_segment(first, segment.length(), this.run.config.seed)
-    with this.progress.counting("random segment", len(ts)) as seen:
-        found.walk = paths.walk("random segment", away, len(ts), this.answers, this.run.splits, seen)
+    with this.progress.counting("random segment", points) as seen:
+        found.walk = paths.walk("random segment", away, points, this.answers, this.run.splits, seen)
     if (trivial_curve := _trivial(this.run, first, last)) is None:
         found.absent["trivial curve"] = TRIVIAL_ABSENT
         return
-    ts = [t for t in ts if t != 0.5]  # the origin, where a network answers nothing
+    ts = [t for t in paths.grid(points) if t != 0.5]  # the origin, where a network answers nothing
     weights = [trivial_curve.point(t) for t in ts]
     chords = [float(torch.dist(a, b)) for a, b in pairwise(weights)]
-    found.trivial = _path(this, "trivial curve", trivial_curve.point, ts, chords)
-
-
-def _path(this: _Evaluating, name: str, point: Callable[[float], Tensor], ts: list[float], pieces: list[float]) -> Path:
-    splits, weight_decay = this.run.splits, this.run.config.sgd.weight_decay
-    with this.progress.counting(name, len(ts)) as seen:
-        return paths.measure(name, point, ts, pieces, this.answers, splits, weight_decay, seen)
+    with this.progress.counting("trivial curve", len(ts)) as seen:
+        found.trivial = paths.measure(
+            "trivial curve", trivial_curve.point, ts, chords, this.answers, splits, decay, seen
+        )
 
 
 def _trivial(run: FinishedRun, first: Tensor, last: Tensor) -> trivial.TrivialCurve | None:

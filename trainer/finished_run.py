@@ -1,6 +1,7 @@
 """A finished run in memory: its settings, rows and network, and the weights of every ensemble that it exported."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from protos.stored_ensemble import StoredEnsemble, Tensors
 from protos.validate import validate
 from trainer import config as settings
 from trainer import data, pipeline
+from trainer.answers import Answers
 from trainer.config import Config
 from trainer.curve import KINDS, Curve
-from trainer.data import Splits
+from trainer.data import Split, Splits
 from trainer.errors import InvalidConfig
 from trainer.network import Network, Placement, Statistics
 
@@ -50,6 +52,11 @@ class FinishedRun:
         (kind,) = (kind for kind, number in KINDS.items() if number == point.curve)
         names = ["endpoint-0", *(f"bend-{k}" for k in range(1, point.bends + 1)), "endpoint-1"]
         return Curve(kind, [self.weights("curve", name) for name in names])
+
+    def answers(self, foreign: Mapping[str, Split] | None = None) -> Answers:
+        """Of the run's networks, kept in its folder. foreign: splits beside the run's own."""
+        splits = {**self.splits.measured, **(foreign or {})}
+        return Answers(self.folder / "evaluation" / "answers", self.network, self.splits.train, splits, ("train",))
 
     def _flat(self, tensors: Tensors) -> Tensor:
         try:

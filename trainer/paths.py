@@ -12,6 +12,7 @@ from trainer import evaluate, temperature
 from trainer.answers import Answers
 from trainer.curve import Curve
 from trainer.data import Splits
+from trainer.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,15 @@ def measure(
         found.pair_error.append(_error(first + probs, splits.measured["test"].labels))
         seen(done)
     return found
+
+
+def along(
+    name: str, curve: Curve, points: int, answers: Answers, splits: Splits, weight_decay: float, progress: Progress
+) -> Path:
+    """Of so many points of a curve, equally spaced in t."""
+    ts = grid(points)
+    with progress.counting(name, points) as seen:
+        return measure(name, curve.point, ts, curve.chords(ts), answers, splits, weight_decay, seen)
 
 
 def regulariser(weights: Tensor, weight_decay: float) -> float:

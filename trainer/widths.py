@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from trainer import atomic_file, evaluation_figures, finished_run, paths, pipeline
-from trainer.answers import Answers
 from trainer.config import Config, override
 from trainer.curve import Curve
 from trainer.errors import InvalidConfig
@@ -54,13 +53,8 @@ def _folder(name: str, value: Any) -> str:
 
 def _measure(value: Any, folder: Path, points: int, progress: Progress) -> Width:
     run = finished_run.load(folder)
-    answers = Answers(
-        folder / "evaluation" / "answers", run.network, run.splits.train, run.splits.measured, reduced=("train",)
-    )
-    curve, ts = run.curve(), paths.grid(points)
-    decay = run.config.sgd.weight_decay
-    with progress.counting(folder.name, points) as seen:
-        path = paths.measure("curve", curve.point, ts, curve.chords(ts), answers, run.splits, decay, seen)
+    curve = run.curve()
+    path = paths.along("curve", curve, points, run.answers(), run.splits, run.config.sgd.weight_decay, progress)
     segment = Curve("polygonal-chain", [curve.control_points[0], curve.control_points[-1]])
     return Width(
         value=value,

@@ -4,31 +4,32 @@ For a budget of k·B each method runs k times from different initialisations and
 (section 6); B is the epochs of one network. Each seed is one run of the trainer with three budgets; the smaller ones
 are its first runs. Temperatures are fitted on the calibration split.
 
-python -m benchmarks.reproduce.table1 --network small --seeds 3
-python -m benchmarks.reproduce.table1 --network vgg16 --seeds 1        # a GPU: the paper's numbers
+python -m benchmarks.reproduce.table1
+python -m benchmarks.reproduce.table1 --budget 0.5 --budgets 1                 # where the gain begins
+python -m benchmarks.reproduce.table1 --network vgg16 --seeds 1                # a GPU: the paper's numbers
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.record import spread, write_record
-from benchmarks.reproduce.experiment import config, parser, run
+from benchmarks.record import spread
+from benchmarks.reproduce.experiment import SMALL, config, parser, publish, run, seeds
 from protos.validate import validate
 from trainer import evaluate, temperature
 from trainer.config import Config
 from trainer.data import Splits, load
 from trainer.evaluate import Quality
 
-BUDGETS = (1, 2, 3)
 METHODS = ("ind", "sse", "fge")
-SSE = {  # section 6: the best M and α0 that the authors found, at B epochs
-    "small": [],
-    "vgg16": ["sse.cycles=5", "sse.cycle_epochs=40", "sse.learning_rate=0.05"],
-    "preresnet110": ["sse.cycles=4", "sse.cycle_epochs=37", "sse.learning_rate=0.1"],
-    "wrn28-10": ["sse.cycles=5", "sse.cycle_epochs=40", "sse.learning_rate=0.1"],
+NETWORKS = {  # with the best M and α0 of SSE that the authors found, at B epochs (section 6)
+    "small": ("images", SMALL),
+    "vgg16": ("paper-vgg16", ["sse.cycles=5", "sse.cycle_epochs=40", "sse.learning_rate=0.05"]),
+    "preresnet110": ("paper-preresnet110", ["sse.cycles=4", "sse.cycle_epochs=37", "sse.learning_rate=0.1"]),
+    "wrn28-10": ("paper-wrn28-10", ["sse.cycles=5", "sse.cycle_epochs=40", "sse.learning_rate=0.1"]),
 }
 PAPER = {  # test error on CIFAR-100, %
     "vgg16": {"ind": (27.4, 25.28, 24.45), "sse": (26.4, 25.16, 24.69), "fge": (25.74, 24.11, 23.54)},
@@ -38,29 +39,31 @@ PAPER = {  # test error on CIFAR-100, %
 
 
 def main() -> int:
-    options = parser(__doc__, list(SSE), "table1").parse_args()
-    methods = ['methods=["ind","sse","fge"]', *(f"{name}.runs={max(BUDGETS)}" for name in METHODS)]
+    options_of = parser(__doc__, NETWORKS, "table1")
+    options_of.add_argument("--budgets", type=int, default=3, help="the largest multiple of B; the paper's: 3")
+    options = options_of.parse_args()
+    budgets = range(1, options.budgets + 1)
+    sets = [f"methods={json.dumps(METHODS)}", f"ind.runs={max(2, *budgets)}"]
+    sets += [f"{name}.runs={max(budgets)}" for name in ("sse", "fge")]
     found: dict[int, dict[str, list[Quality]]] = {}
     train_errors = []
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        settings = config(options, seed, [*methods, *SSE[options.network]])
+    for seed in seeds(options):
+        settings = config(options, NETWORKS, seed, sets)
         folder = run(settings, options.out / options.network / f"seed-{seed}")
-        found[seed] = qualities(folder, settings)
+        splits = load(settings.data)
+        found[seed] = {
+            name: [quality(folder, name, budget, settings, splits) for budget in budgets] for name in METHODS
+        }
         train_errors.append(100 * train_error(folder))
         print(f"seed {seed}: " + "  ".join(
             f"{name} {'/'.join(f'{100 * q.error:.2f}' for q in found[seed][name])}" for name in METHODS
         ), flush=True)  # fmt: skip
 
-    table = "\n".join([
-        *rows(options.network, found),
-        "",
-        f"Training error of one network, %: {spread(train_errors, 2)}. Epochs of one budget: "
-        + ", ".join(f"{name} {epochs}" for name, epochs in one_budget(settings).items()) + ".",
-    ])  # fmt: skip
-    print(f"\n{table}")
-    if options.record:
-        behind = {seed: {name: [vars(q) for q in qs] for name, qs in by.items()} for seed, by in found.items()}
-        write_record(options.record, "benchmarks.reproduce.table1", table, config=settings.to_dict(), found=behind)
+    about = f"Training error of one network, %: {spread(train_errors, 2)}. Epochs of one budget: " + ", ".join(
+        f"{name} {epochs}" for name, epochs in one_budget(settings).items()
+    )
+    qualities = {seed: {name: [vars(q) for q in qs] for name, qs in by.items()} for seed, by in found.items()}
+    publish(options, "table1", [*rows(options.network, found), "", f"{about}."], settings, found=qualities)
     return 0
 
 
@@ -72,12 +75,6 @@ def one_budget(settings: Config) -> dict[str, int]:
         "sse": settings.sse.cycles * settings.sse.cycle_epochs,
         "fge": max(fge.start_epochs) + len(fge.start_epochs) * fge.epochs,
     }
-
-
-def qualities(folder: Path, settings: Config) -> dict[str, list[Quality]]:
-    """By method, for each budget: of the models of its first runs, on the test split."""
-    splits = load(settings.data)
-    return {name: [quality(folder, name, budget, settings, splits) for budget in BUDGETS] for name in METHODS}
 
 
 def quality(folder: Path, method: str, budget: int, settings: Config, splits: Splits) -> Quality:
@@ -103,21 +100,24 @@ def train_error(folder: Path) -> float:
 
 def rows(network: str, found: dict[int, dict[str, list[Quality]]]) -> list[str]:
     """Error and NLL by method and budget; how often FGE was better with the same seed."""
+    paper = PAPER.get(network, PAPER["preresnet110"])
     lines = [
-        "| budget | method | error % | NLL | seeds in which FGE has the lower error, NLL | paper, error % |",
+        "| budget | method | error % | NLL | seeds in which FGE has the lower error, NLL "
+        f"| paper{'' if network in PAPER else ', ResNet-110'}, error % |",
         "|---|---|---|---|---|---|",
     ]
-    for index, budget in enumerate(BUDGETS):
+    by_method = {name: list(zip(*(by[name] for by in found.values()), strict=True)) for name in METHODS}
+    for index in range(len(by_method["ind"])):
         for name in METHODS:
-            mine, fge = ([by[method][index] for by in found.values()] for method in (name, "fge"))
+            mine, fge = (by_method[method][index] for method in (name, "fge"))
             wins = [
                 sum(getattr(b, field) < getattr(a, field) for a, b in zip(mine, fge, strict=True))
                 for field in ("error", "nll")
             ]
             against = "" if name == "fge" else f"{wins[0]}, {wins[1]} of {len(mine)}"
-            paper = PAPER[network][name][index] if network in PAPER else ""
             error, nll = spread([100 * q.error for q in mine], 2), spread([q.nll for q in mine], 4)
-            lines.append(f"| {budget}B | {name} | {error} | {nll} | {against} | {paper} |")
+            beside = paper[name][index] if index < len(paper[name]) else ""
+            lines.append(f"| {index + 1}B | {name} | {error} | {nll} | {against} | {beside} |")
     return lines
 
 
