@@ -30,6 +30,7 @@ class Loader:
             max_batch_rows=settings.max_batch_rows,
             cuda_graphs=settings.cuda_graphs,
         )
+        metrics.watch(self._engine)
 
     async def load(self, stored: StoredEnsemble) -> ServedModel:
         """Loads and warms in a thread. Raises StartupError."""

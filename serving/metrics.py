@@ -13,6 +13,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 
+from serving.engines.engine import Engine
 from serving.policy import Policy
 from serving.quality import Families, Quality
 
@@ -86,7 +87,18 @@ class Metrics:
                 "onnxruntime": onnxruntime.__version__,
             }
         )
+        self.engine = Info("ensemble_engine", "What members run on", registry=registry)
+        self.device_memory = Gauge(
+            "ensemble_device_memory_bytes", "Memory of the device, whoever uses it", ["state"], registry=registry
+        )
         ProcessCollector(registry=registry)
+
+    def watch(self, engine: Engine) -> None:
+        """Its device's memory from now on, read at each scrape; no series where that is the process's own."""
+        self.engine.info({"engine": engine.name, "threads": str(engine.threads)})
+        if engine.memory() is not None:
+            self.device_memory.labels("used").set_function(lambda: (engine.memory() or (0, 0))[0])
+            self.device_memory.labels("free").set_function(lambda: (engine.memory() or (0, 0))[1])
 
     def model(self, name: str, version: str, class_labels: Sequence[str], members: int) -> "ModelMetrics":
         """Its series exist from now until its `close`."""

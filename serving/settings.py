@@ -32,6 +32,11 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on")
     grpc_port: int = _setting(8001, "port of the gRPC service; 0 picks a free one")
     metrics_port: int = _setting(8002, "port of the Prometheus metrics; 0 picks a free one")
+    health_port: int = _setting(-1, "port of the health service alone, in plain text; 0 picks a free one; -1: none")
+    tls_certificate: str = _setting("", "PEM file: the gRPC port speaks TLS with it; read again when it changes")
+    tls_key: str = _setting("", "PEM file: its private key")
+    tls_client_ca: str = _setting("", "PEM file: clients must show a certificate of this authority (mTLS)")
+    tokens: str = _setting("", "file of bearer tokens, one a line: a call must bring one; read again when it changes")
     device: str = _setting("auto", "where members run; cuda fails at start if there is no usable GPU", DEVICES)
     engine: str = _setting("auto", "what runs them; openvino: on CPUs, tensorrt: on GPUs; auto: onnxruntime", ENGINES)
     cuda_graphs: bool = _setting(False, "on a GPU: replay the kernels of each batch size in one launch")
@@ -49,6 +54,13 @@ class Settings:
         "17 MiB at least if it may be pictures",
     )
     max_picture_pixels: int = _setting(2**25, "pixels of all encoded pictures in a request; more are not even decoded")
+    keepalive_seconds: float = _setting(60.0, "a connection silent for so long is pinged")
+    keepalive_timeout_seconds: float = _setting(20.0, "a ping without an answer for so long closes the connection")
+    min_ping_seconds: float = _setting(10.0, "a client that pings more often is told to go away")
+    max_connection_age_seconds: float = _setting(
+        0.0, "a connection as old is ended, so that clients find new replicas; 0: never"
+    )
+    max_connection_age_grace_seconds: float = _setting(30.0, "time for the requests on it to finish")
     watch: bool = _setting(False, "look for new, changed and removed ensembles, and load them while the old ones serve")
     watch_seconds: float = _setting(2.0, "time between two looks; what changes is acted on when two agree")
     allow_control: bool = _setting(False, "clients may list, load and unload models")
@@ -65,11 +77,17 @@ class Settings:
         for name, (low, high) in {
             "grpc_port": (0, 65535),
             "metrics_port": (0, 65535),
+            "health_port": (-1, 65535),
             "threads": (0, 1024),
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),
             "max_message_bytes": (0, 2**31 - 1),
             "max_picture_pixels": (1, 2**31 - 1),
+            "keepalive_seconds": (1.0, 86400.0),
+            "keepalive_timeout_seconds": (0.1, 3600.0),
+            "min_ping_seconds": (0.0, 3600.0),
+            "max_connection_age_seconds": (0.0, 86400.0),
+            "max_connection_age_grace_seconds": (0.0, 3600.0),
             "watch_seconds": (0.01, 86400.0),
             "drain_seconds": (0.0, 3600.0),
             "grace_seconds": (0.0, 3600.0),
@@ -77,6 +95,8 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise StartupError(f"{_flag(name)} is {value}; expected {low} to {high}")
+        if bool(self.tls_certificate) != bool(self.tls_key) or (self.tls_client_ca and not self.tls_certificate):
+            raise StartupError("--tls-certificate and --tls-key belong together, and --tls-client-ca needs both")
         if self.max_queue_rows < self.max_batch_rows:
             raise StartupError(
                 f"--max-queue-rows is {self.max_queue_rows}; expected at least --max-batch-rows, {self.max_batch_rows}"

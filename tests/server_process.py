@@ -29,7 +29,7 @@ class ServerProcess:
             _, errors = self.process.communicate(timeout=30)
             raise RuntimeError(f"the server did not start: {errors}")
         fields = dict(field.split("=", 1) for field in line.split()[1:])
-        self.grpc, self.metrics = fields["grpc"], fields["metrics"]
+        self.grpc, self.metrics, self.health = fields["grpc"], fields["metrics"], fields.get("health")
 
     def stop(self) -> tuple[int, str]:
         """Ends the process by SIGTERM; returns its exit code and what it logged."""

@@ -1,4 +1,4 @@
-"""The two calls to the CUDA runtime that ONNX Runtime has no name for: a stream for all sessions, and pinned memory."""
+"""Calls to the CUDA runtime that ONNX Runtime has no name for: a stream for all sessions, pinned and free memory."""
 
 import ctypes
 from typing import Any
@@ -31,6 +31,12 @@ class CudaRuntime:
         """Fixes the array's pages in memory. The array must live as long as the process."""
         code = self._library.cudaHostRegister(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), 0)
         self._check("cudaHostRegister", code)
+
+    def memory(self) -> tuple[int, int]:
+        """Used and free bytes of the device, whoever uses them."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._check("cudaMemGetInfo", self._library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)))
+        return total.value - free.value, free.value
 
     def _check(self, call: str, code: int) -> None:
         if code:

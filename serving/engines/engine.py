@@ -50,6 +50,10 @@ class Engine(ABC):
         """Numbers of rows that must have run once before the first client pays for them."""
         return sorted({1, max_rows})
 
+    def memory(self) -> tuple[int, int] | None:
+        """Used and free bytes of the device, by everybody; None where it has no memory of its own."""
+        return None
+
     def run(self, calls: Sequence[Call]) -> list[NDArray[np.float32]]:
         """The logits of each call, in order. One that fails fails all."""
         results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(calls)

@@ -63,6 +63,9 @@ class OnnxCuda(Engine):
         session = open_session(model, beside, session_options(), self.providers())
         return BoundNetwork(session, self._staging(skeleton), self._cuda_graphs)
 
+    def memory(self) -> tuple[int, int]:
+        return self.runtime.memory()
+
     def batch_sizes(self, max_rows: int) -> list[int]:
         # Three times each: a CUDA graph is captured after the first run, and replayed in the third.
         return [size for size in self._sizes if size <= max_rows for _ in range(3 if self._cuda_graphs else 1)]

@@ -65,3 +65,28 @@ def test_requests_that_name_no_model_of_ours_share_one_series() -> None:
     metrics = Metrics()
     labels = {"model": "", "version": "", "policy": "", "code": "NOT_FOUND"}
     assert metrics.registry.get_sample_value("ensemble_requests_total", labels) == 0
+
+
+class Gpu:
+    name, threads = "onnxruntime-cuda", 1
+
+    def __init__(self, memory: tuple[int, int] | None) -> None:
+        self.now = memory
+
+    def memory(self) -> tuple[int, int] | None:
+        return self.now
+
+
+def test_the_devices_memory_is_read_at_each_scrape() -> None:
+    metrics, engine = Metrics(), Gpu((1, 79))
+    metrics.watch(engine)  # type: ignore[arg-type]
+    for engine.now in ((30, 50), (70, 10)):
+        for state, expected in zip(("used", "free"), engine.now, strict=True):
+            assert metrics.registry.get_sample_value("ensemble_device_memory_bytes", {"state": state}) == expected
+
+
+def test_a_cpu_has_no_series_of_device_memory() -> None:
+    metrics = Metrics()
+    metrics.watch(Gpu(None))  # type: ignore[arg-type]
+    assert not {name for name in series(metrics) if name.startswith("ensemble_device_memory")}
+    assert 'ensemble_engine_info{engine="onnxruntime-cuda",threads="1"}' in series(metrics)

@@ -1,7 +1,6 @@
 """A real server process, asked over gRPC: answers, health, metadata, metrics, policies, and its end at SIGTERM."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -238,16 +237,56 @@ def test_health_watchers_and_half_open_calls_do_not_hold_up_the_end(tiny_directo
     assert code == 0, errors
 
 
-def test_a_second_signal_does_not_spoil_the_exit_code(tiny_directory: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process_at_once(tiny_directory: Path, number: signal.Signals) -> None:
+    server = ServerProcess(tiny_directory, "--drain-seconds", "600")
+    server.process.terminate()
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        if "draining" in line:
+            break
+    server.process.send_signal(number)
+    server.process.communicate(timeout=60)
+    assert server.process.returncode == 128 + number
+
+
+def test_a_signal_when_everything_is_answered_does_not_spoil_the_exit_code(tiny_directory: Path) -> None:
     server = ServerProcess(tiny_directory)
     server.process.terminate()
     assert server.process.stderr is not None
     for line in server.process.stderr:
-        server.process.terminate()  # at each line that it logs on its way, the last one included
         if "stopped" in line:
+            server.process.terminate()
             break
     server.process.communicate(timeout=60)
     assert server.process.returncode == 0
+
+
+BLOCKED = """
+import asyncio, sys, threading
+from pathlib import Path
+from serving import loader, server, reload
+from serving.settings import Settings
+
+def block(*arguments, **options):
+    print("blocked", flush=True)
+    threading.Event().wait()
+
+setattr(*{"read": (reload.Reloader, "read"), "load": (loader.Loader, "_load")}[sys.argv[1]], block)
+asyncio.run(server.serve(Settings((Path(sys.argv[2]),), grpc_port=0, metrics_port=0)))
+"""
+
+
+@pytest.mark.parametrize("stage", ["read", "load"])
+def test_a_signal_ends_a_process_whose_model_still_loads(tiny_directory: Path, stage: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED, stage, str(tiny_directory)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "blocked\n"
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_a_repository_answers_by_name_and_version(tmp_path: Path) -> None:
@@ -334,11 +373,3 @@ def test_a_port_in_use_is_refused(tiny_directory: Path, tiny_server: ServerProce
 def test_on_a_gpu_answers_equal_the_definition(tiny_directory: Path) -> None:
     with ServerProcess(tiny_directory, "--device", "cuda") as server, Client(server.grpc, "tiny") as client:
         np.testing.assert_allclose(client.predict(ROWS).probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-4)
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
-def test_promtool_finds_nothing_to_remark(tiny_server: ServerProcess) -> None:
-    with urllib.request.urlopen(f"http://{tiny_server.metrics}/metrics") as response:
-        text = response.read()
-    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -5,6 +5,7 @@ What only a GPU can show is marked `gpu`.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,3 +223,23 @@ def test_a_skeleton_without_its_tensors_is_refused() -> None:
     skeleton = Skeleton(tiny_ensemble.graph(), {"linear.weight", "linear.bias"})
     with pytest.raises(StartupError, match="ONNX Runtime cannot load the network"):
         OnnxCpu(1).load(skeleton, {"linear.bias": tiny_ensemble.weights(0)["linear.bias"]})
+
+
+class Library:
+    """libcudart's call as its documentation describes it."""
+
+    def cudaMemGetInfo(self, free: Any, total: Any) -> int:  # noqa: N802
+        free._obj.value, total._obj.value = 10 * 2**30, 80 * 2**30
+        return 0
+
+
+def test_the_runtimes_free_and_total_memory_become_used_and_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engines.cuda_runtime._open", Library)
+    assert CudaRuntime().memory() == (70 * 2**30, 10 * 2**30)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_memory_is_told(gpu: OnnxCuda) -> None:
+    used, free = gpu.memory()
+    assert used > 0
+    assert free > 0
