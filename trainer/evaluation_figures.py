@@ -188,7 +188,7 @@ def _calibration(scores: Sequence[Score]) -> bytes:
             axis.xaxis.set_major_locator(FixedLocator([*ticks, surest]))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "≥.9999" if x >= surest else f"{x:g}"[1:]))
             axis.xaxis.set_minor_locator(NullLocator())
-        figure.supxlabel("confidence", fontsize=10)
+        figure.supxlabel("confidence; in the titles, the debiased calibration error", fontsize=10)
         figure.supylabel("confidence − accuracy, points", fontsize=10)
 
     return png(draw, (9.6, 0.4 + 2.5 * panel_rows(len(shown))))

@@ -26,6 +26,7 @@ def planes(surfaces: Sequence[Surface]) -> bytes:
             ):
                 _contours(figure, axis, surface, values, label)
             axes[0, column].set_title(surface.name)
+            axes[1, column].set_xlabel("distance in weight space")
 
     return png(draw, (5.4 * len(surfaces), 8.6))
 

@@ -20,8 +20,8 @@ TINY = [
     "--set", "data.calibration_rows=60",
     "--set", "sgd.batch_size=30",
     "--set", "endpoint.epochs=3",
-    "--set", "fge.start_epochs=[2]",
-    "--set", "fge.epochs=1",
+    "--set", "fge.start_epochs=[1]",
+    "--set", "fge.epochs=2",
     "--set", "curve.epochs=1",
 ]  # fmt: skip
 
