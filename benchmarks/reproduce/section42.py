@@ -3,7 +3,7 @@
 Each seed is a study of trainer/widths.py, with its own widths.png. The paper names neither epochs nor rates for this
 network: in its size they are those of VGG-16.
 
-python -m benchmarks.reproduce.section42 --points 16
+python -m benchmarks.reproduce.section42 --points 11
 python -m benchmarks.reproduce.section42 --network conv3-fc3                   # a GPU: the paper's numbers
 """
 

@@ -3,7 +3,7 @@
 On the runs of Table 2, which are trained first if they are not there. With temperatures: each network's own, and that
 of the mean.
 
-python -m benchmarks.reproduce.section43
+python -m benchmarks.reproduce.section43 --points 25
 python -m benchmarks.reproduce.section43 --network preresnet164 --seeds 1      # a GPU: the paper's numbers
 """
 

@@ -71,7 +71,13 @@ def test_a_tiny_run_ends_with_a_table_and_a_record_and_a_second_one_trains_nothi
 def test_budget_scales_the_epochs_of_a_recurrent_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a b c d e f g h\n" * 40)
-    sets = ["data.window=4", "data.calibration_rows=10", "data.evaluation_rows=10", "endpoint.epochs=4"]
+    sets = [
+        "data.window=4",
+        "data.train_rows=0",
+        "data.calibration_rows=10",
+        "data.evaluation_rows=10",
+        "endpoint.epochs=4",
+    ]
     sets += ['model.options={"hidden":8}', "curve.epochs=4", "fge.start_epochs=[2]"]
     arguments = [argument for assignment in sets for argument in ("--set", assignment)]
     arguments += ["--seeds", "1", "--budget", "0.5", "--points", "3", "--data", f"text:{text},{text}"]
