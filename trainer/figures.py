@@ -59,11 +59,9 @@ def fge_walk(results: Results, trace: FgeTrace) -> bytes:
             axis.plot(*zip(*marked, strict=True), "o", color=FGE, markerfacecolor="white", markersize=6)
             axis.set_ylabel(label)
         axes[0].set_title("A circle is a snapshot: taken where the learning rate is least")
-        axes[1].axhline(100 * _quality(results, "FGE").error, color=FGE, linestyle="--", linewidth=1)
-        axes[1].annotate(
-            "the ensemble", (0.995, 100 * _quality(results, "FGE").error), xycoords=("axes fraction", "data"),
-            ha="right", va="top", xytext=(0, -3), textcoords="offset points", color=FGE, fontsize=9,
-        )  # fmt: skip
+        error = 100 * _quality(results, "FGE").error
+        axes[1].axhline(error, color=FGE, linestyle="--", linewidth=1, label="the ensemble")
+        axes[1].legend(fontsize=9)
         axes[2].set_xlabel("iteration")
 
     return png(draw, (8.0, 6.2))
@@ -161,7 +159,8 @@ def temperatures(results: Results) -> bytes:
             axis.plot(range(len(values)), values, "o-", color=colour, markersize=4, linewidth=1, label="members")
             axis.axhline(results.pooled_temperatures[name], color=colour, linestyle="--", linewidth=1, label="pooled")
             axis.set_title(name)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_xlim(-0.5, len(values) - 0.5)  # wide enough for a whole number, of a single member too
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axis.legend(fontsize=9)
 
         figure.supxlabel("member", fontsize=10)
