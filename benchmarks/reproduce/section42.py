@@ -9,6 +9,7 @@ python -m benchmarks.reproduce.section42 --network conv3-fc3                   #
 
 import json
 import sys
+from dataclasses import asdict
 
 from benchmarks.record import spread
 from benchmarks.reproduce.experiment import PROGRESS, SMALL, config, parser, publish, seeds
@@ -58,7 +59,8 @@ def main() -> int:
         found[seed] = study(settings, vary, options.points, folder, PROGRESS)
         worst = "  ".join(f"K = {width.value}: {width.loss.maximum:.4f}" for width in found[seed])
         print(f"seed {seed}: largest loss on the curve {worst}", flush=True)
-    publish(options, "section42", table(found), settings, found=found)
+    behind = {seed: [asdict(width) for width in widths] for seed, widths in found.items()}
+    publish(options, "section42", table(found), settings, found=behind)
     return 0
 
 

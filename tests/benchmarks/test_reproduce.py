@@ -45,10 +45,30 @@ def published(script: str, arguments: list[str], folder: Path, monkeypatch: pyte
     ("script", "arguments", "rows"),
     [
         ("table1", ["--set", "sse.cycle_epochs=1", "--budgets", "2"], ["1B | ind", "1B | sse", "2B | fge"]),
-        ("table2", ["--points", "3"], ["single | ours", "segment | ours", "bezier | ours", "polygonal-chain | ours"]),
-        ("section43", ["--points", "4"], ["endpoint pair | 2", "independent | 3", "chain | 4"]),
-        ("section61", ["--set", "fge.epochs=3"], ["start | 1", "FGE | 2", "start and FGE | 3"]),
-        ("section42", ["--points", "3", "--data", f"{__file__}:digits_of_32_pixels"], ["0.1 | ", "1.0 | "]),
+        pytest.param(
+            "table2",
+            ["--points", "3"],
+            ["single | ours", "segment | ours", "bezier | ours", "polygonal-chain | ours"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "section43",
+            ["--points", "4"],
+            ["endpoint pair | 2", "independent | 3", "chain | 4"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "section61",
+            ["--set", "fge.epochs=3"],
+            ["start | 1", "FGE | 2", "start and FGE | 3"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "section42",
+            ["--points", "3", "--data", f"{__file__}:digits_of_32_pixels"],
+            ["0.1 | ", "1.0 | "],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_tiny_run_ends_with_a_table_and_a_record_and_a_second_one_trains_nothing(
