@@ -57,6 +57,7 @@ class Ensemble:
         combined_at = time.monotonic()
         self.metrics.execute_seconds.observe(executed - start)
         self.metrics.combine_seconds.observe(combined_at - executed)
+        self.metrics.statistics.ran(len(inputs), executed - start, combined_at - executed)
         for work in batch:
             work.stages.append(Stage("execute", start, executed, len(inputs)))
             work.stages.append(Stage("combine", executed, combined_at, len(inputs)))

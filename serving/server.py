@@ -8,18 +8,19 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from serving import signals, status, transport
+from serving import reflection, signals, status, transport
 from serving.control import Control
 from serving.cpu import usable_cpus
 from serving.decoder import Decoder
 from serving.errors import StartupError
+from serving.handlers import handlers
 from serving.loader import Loader
 from serving.metrics import Metrics
 from serving.observation import Observer
 from serving.policy import Policy
 from serving.reload import Reloader
 from serving.repository import Repository
-from serving.servicer import InferenceServicer, handlers
+from serving.servicer import InferenceServicer
 from serving.settings import Settings
 from serving.traces import Tracer, open_tracer
 
@@ -54,6 +55,7 @@ async def serve(settings: Settings) -> None:
     server = transport.inference_server(settings, manifests)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable(server)
     grpc_port = transport.listen(server, settings.host, settings.grpc_port, transport.credentials(settings))
     metrics_server = _serve_metrics(settings, metrics)
     host = transport.bracketed(settings.host)
