@@ -13,6 +13,7 @@ from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2 import InferParameter, ModelInferRequest
 from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY
 from serving.bytes_tensor import unpack
+from serving.curve import NoCurve
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
 from serving.pictures import takes_pictures
@@ -75,6 +76,8 @@ def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_
             hint = f"; did you mean '{near[0]}'?" if near else f"; expected {' or '.join(_OURS)}"
             raise InvalidRequest(f"unknown parameter '{name}'{hint}")
     choice = _choice(parameters, ensemble.member_ids) if forced_policy is None else Choice(forced_policy)
+    if choice.policy is Policy.CURVE and isinstance(ensemble.curve, NoCurve):
+        raise InvalidRequest(f"policy 'curve': {ensemble.curve}")
     outputs = _outputs(message)
     inputs = _inputs(message, ensemble, max_rows)
     return Request(

@@ -17,7 +17,6 @@ from serving.handlers import handlers
 from serving.loader import Loader
 from serving.metrics import Metrics
 from serving.observation import Observer
-from serving.policy import Policy
 from serving.reload import Reloader
 from serving.repository import Repository
 from serving.servicer import InferenceServicer
@@ -51,7 +50,8 @@ async def serve(settings: Settings) -> None:
     observer = Observer(metrics, tracer)
     decoding_threads = min(settings.threads or usable_cpus(), MOST_DECODING_THREADS)
     decoder = Decoder(settings.max_picture_pixels, decoding_threads, settings.max_queue_rows)
-    servicer = InferenceServicer(repository, observer, settings.max_batch_rows, _forced(settings), decoder, control)
+    forced, max_rows = settings.forced_policy, settings.max_batch_rows
+    servicer = InferenceServicer(repository, observer, max_rows, forced, decoder, control)
     server = transport.inference_server(settings, manifests)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -114,10 +114,6 @@ async def _close(repository: Repository, reloader: Reloader, decoder: Decoder, t
     if tracer is not None:
         await asyncio.to_thread(tracer.close)  # sends what it holds
     await asyncio.get_running_loop().shutdown_default_executor()
-
-
-def _forced(settings: Settings) -> Policy | None:
-    return Policy.RANDOM if settings.policy == Policy.RANDOM else None
 
 
 def _serve_metrics(settings: Settings, metrics: Metrics) -> WSGIServer:

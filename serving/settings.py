@@ -16,6 +16,7 @@ from typing import Any
 from serving import logs
 from serving.device import DEVICES, ENGINES
 from serving.errors import StartupError
+from serving.members import Memory
 from serving.policy import Policy
 
 _DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
@@ -40,10 +41,15 @@ class Settings:
     device: str = _setting("auto", "where members run; cuda fails at start if there is no usable GPU", DEVICES)
     engine: str = _setting("auto", "what runs them; openvino: on CPUs, tensorrt: on GPUs; auto: onnxruntime", ENGINES)
     cuda_graphs: bool = _setting(False, "on a GPU: replay the kernels of each batch size in one launch")
+    memory: str = _setting(
+        "fast",
+        "compact: members that are combinations of weight sets are made as they run",
+        list(Memory),
+    )
     policy: str = _setting(
         "mean",
-        "mean: the default, and a request may choose another; random: every request is answered so, whatever it asks",
-        (Policy.MEAN, Policy.RANDOM),
+        "mean: the default, and a request may choose another; random, curve: how every request is answered",
+        (Policy.MEAN, Policy.RANDOM, Policy.CURVE),
     )
     threads: int = _setting(0, "CPU threads that run members; 0: the CPUs that this process may use")
     max_batch_rows: int = _setting(64, "rows that run at once; a request with more is refused")
@@ -69,6 +75,11 @@ class Settings:
     log_level: str = _setting("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
     log_format: str = _setting("text", "text: key=value, for people; json: an object a line", logs.FORMATS)
     otlp_endpoint: str = _setting("", "http://HOST:PORT of an OpenTelemetry collector; empty: no traces (extra [otel])")
+
+    @property
+    def forced_policy(self) -> Policy | None:
+        """Answers every request, whatever it asks; None: a request may choose."""
+        return None if self.policy == Policy.MEAN else Policy(self.policy)
 
     def __post_init__(self) -> None:
         for name, field in _SETTINGS.items():
