@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from protos.validate import IsTrusted
 from serving import reflection, signals, status, transport
 from serving.control import Control
 from serving.cpu import usable_cpus
@@ -40,7 +42,8 @@ async def serve(settings: Settings) -> None:
     tracer = open_tracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
     repository = Repository()
     checks = health.HealthServicer()
-    reloader = Reloader(settings.directories, Loader(settings, metrics), repository, checks, metrics)
+    loader = Loader(settings, metrics)
+    reloader = Reloader(settings.directories, loader, repository, checks, metrics, _trust(settings))
     reading = asyncio.create_task(asyncio.to_thread(reloader.read, lenient=settings.watch))
     await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not reading.done():
@@ -114,6 +117,19 @@ async def _close(repository: Repository, reloader: Reloader, decoder: Decoder, t
     if tracer is not None:
         await asyncio.to_thread(tracer.close)  # sends what it holds
     await asyncio.get_running_loop().shutdown_default_executor()
+
+
+def _trust(settings: Settings) -> IsTrusted | None:
+    if not settings.require_signature:
+        return None
+    try:
+        from protos import signature  # what it needs is not installed everywhere
+
+        return signature.trust(Path(settings.require_signature).read_bytes())
+    except ImportError:
+        raise StartupError("--require-signature needs the extra [sign]: pip install 'thalweg[sign]'") from None
+    except (OSError, ValueError) as error:
+        raise StartupError(f"--require-signature {settings.require_signature}: {error}") from None
 
 
 def _serve_metrics(settings: Settings, metrics: Metrics) -> WSGIServer:

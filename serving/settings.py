@@ -67,6 +67,9 @@ class Settings:
         0.0, "a connection as old is ended, so that clients find new replicas; 0: never"
     )
     max_connection_age_grace_seconds: float = _setting(30.0, "time for the requests on it to finish")
+    require_signature: str = _setting(
+        "", "PEM file of public keys: an ensemble that none of them has signed is refused"
+    )
     watch: bool = _setting(False, "look for new, changed and removed ensembles, and load them while the old ones serve")
     watch_seconds: float = _setting(2.0, "time between two looks; what changes is acted on when two agree")
     allow_control: bool = _setting(False, "clients may list, load and unload models")
