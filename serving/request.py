@@ -27,7 +27,8 @@ INT64_MAX = 2**63 - 1
 # The protocol's own, which other servers act on: accepted, and without effect here but for `timeout` and `priority`.
 _RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
 _OURS = ("policy", "members")
-_CONTENTS = {
+# The field of typed contents that each datatype has; FP16 and BF16 have none.
+CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
     "INT16": "int_contents",
@@ -277,7 +278,7 @@ def _raw(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.
 
 
 def _typed(name: str, tensor: ModelInferRequest.InferInputTensor, shape: list[int]) -> NDArray[np.generic]:
-    field = _CONTENTS.get(tensor.datatype)
+    field = CONTENTS.get(tensor.datatype)
     if field is None:
         raise InvalidRequest(f"input '{name}' is {tensor.datatype} without raw contents; it has no other form")
     _check_field(name, tensor, field)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from grpc_health.v1 import health_pb2_grpc
@@ -63,7 +64,10 @@ async def serve(settings: Settings) -> None:
     metrics_server = _serve_metrics(settings, metrics)
     host = transport.bracketed(settings.host)
     ports = f"grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}"
-    servers = [server]
+    servers: list[Any] = [server]
+    if settings.http_port >= 0:
+        servers.append(transport.http_server(settings, servicer, manifests))
+        ports += f" http={host}:{servers[-1].port}"
     if settings.health_port >= 0:
         servers.append(transport.health_server(checks))
         ports += f" health={host}:{transport.listen(servers[-1], settings.host, settings.health_port)}"

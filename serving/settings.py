@@ -33,6 +33,9 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on")
     grpc_port: int = _setting(8001, "port of the gRPC service; 0 picks a free one")
     metrics_port: int = _setting(8002, "port of the Prometheus metrics; 0 picks a free one")
+    http_port: int = _setting(
+        -1, "port of the protocol over HTTP/JSON, with the gRPC port's TLS and tokens; 0 picks a free one; -1: none"
+    )
     health_port: int = _setting(-1, "port of the health service alone, in plain text; 0 picks a free one; -1: none")
     tls_certificate: str = _setting("", "PEM file: the gRPC port speaks TLS with it; read again when it changes")
     tls_key: str = _setting("", "PEM file: its private key")
@@ -92,6 +95,7 @@ class Settings:
             "grpc_port": (0, 65535),
             "metrics_port": (0, 65535),
             "health_port": (-1, 65535),
+            "http_port": (-1, 65535),
             "threads": (0, 1024),
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -14,8 +15,12 @@ from protos.graph import DATATYPES
 from serving import tls
 from serving.errors import StartupError
 from serving.pictures import takes_pictures
+from serving.servicer import InferenceServicer
 from serving.settings import Settings
 from serving.tokens import TokenCheck, Tokens
+
+if TYPE_CHECKING:
+    from serving import rest
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +32,7 @@ def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest]) 
     """Not listening yet. Raises StartupError for a file of tokens that cannot be used."""
     options = {
         # Counted after decompression, so a small message that unpacks to a large one is refused as well.
-        "grpc.max_receive_message_length": settings.max_message_bytes
-        or _longest_message(manifests, settings.max_batch_rows),
+        "grpc.max_receive_message_length": max_message_bytes(settings, manifests),
         "grpc.max_send_message_length": -1,
         "grpc.keepalive_time_ms": _ms(settings.keepalive_seconds),
         "grpc.keepalive_timeout_ms": _ms(settings.keepalive_timeout_seconds),
@@ -64,12 +68,37 @@ def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serv
         raise StartupError(f"cannot listen on {address}: in use, or not an address of this machine") from None
 
 
+def http_server(
+    settings: Settings, servicer: InferenceServicer, manifests: Sequence[EnsembleManifest]
+) -> "rest.Server":
+    """Raises StartupError, without the packages of extra [http] as well."""
+    try:
+        from serving import rest
+    except ImportError as error:
+        raise StartupError(f"--http-port: {error}; pip install 'thalweg[http]'") from None
+    tokens = Tokens(Path(settings.tokens)) if settings.tokens else None
+    # A number takes at most three times as much room in JSON as in the longest form of a message.
+    max_body_bytes = settings.max_message_bytes or 3 * max_message_bytes(settings, manifests)
+    app = rest.application(servicer, tokens, max_body_bytes)
+    try:
+        files = _certificate(settings)
+        return rest.Server(app, settings.host, settings.http_port, None if files is None else tls.context(files))
+    except OSError as error:
+        address = f"{bracketed(settings.host)}:{settings.http_port}"
+        raise StartupError(f"cannot listen on {address}: {error.strerror}") from None
+
+
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """Of the gRPC port; None: plain text. Raises StartupError."""
+    files = _certificate(settings)
+    return None if files is None else tls.credentials(files)
+
+
+def _certificate(settings: Settings) -> tls.CertificateFiles | None:
     if not settings.tls_certificate:
         return None
     client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
-    return tls.credentials(tls.CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca))
+    return tls.CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca)
 
 
 def bracketed(host: str) -> str:
@@ -85,6 +114,10 @@ _COMMON = (
     ("grpc.so_reuseport", 0),  # or a second server on the same port takes half of the requests
     ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
 )
+
+
+def max_message_bytes(settings: Settings, manifests: Sequence[EnsembleManifest]) -> int:
+    return settings.max_message_bytes or _longest_message(manifests, settings.max_batch_rows)
 
 
 def _longest_message(manifests: Sequence[EnsembleManifest], max_batch_rows: int) -> int:
