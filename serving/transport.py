@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PICTURES_BYTES = 2**24  # room for encoded pictures in a request, which can be larger than the rows they become
+MOST_STREAMS = 4096
 HANDSHAKE_SECONDS = 3.0  # of TLS and HTTP/2: a socket that never speaks is closed
 
 
@@ -34,6 +35,9 @@ def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest]) 
         # Counted after decompression, so a small message that unpacks to a large one is refused as well.
         "grpc.max_receive_message_length": max_message_bytes(settings, manifests),
         "grpc.max_send_message_length": -1,
+        # Of one connection; also what makes the core count calls that were taken back. More than the queue can hold, or
+        # a client's own library would hold back what is to be refused at once.
+        "grpc.max_concurrent_streams": min(settings.max_queue_rows + settings.max_batch_rows + 100, MOST_STREAMS),
         "grpc.keepalive_time_ms": _ms(settings.keepalive_seconds),
         "grpc.keepalive_timeout_ms": _ms(settings.keepalive_timeout_seconds),
         "grpc.http2.min_ping_interval_without_data_ms": _ms(settings.min_ping_seconds),
@@ -52,7 +56,9 @@ def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest]) 
 
 def health_server(checks: health.HealthServicer) -> grpc.aio.Server:
     """Health alone, in plain text and without a token: Kubernetes' probes know neither TLS nor headers."""
-    server = grpc.aio.server(options=[*_COMMON, ("grpc.max_receive_message_length", 2**16)])
+    server = grpc.aio.server(
+        options=[*_COMMON, ("grpc.max_receive_message_length", 2**16), ("grpc.max_concurrent_streams", 64)]
+    )
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     return server
 
@@ -111,6 +117,10 @@ def _ms(seconds: float) -> int:
 
 
 _COMMON = (
+    # By default gRPC's core drops calls at random, with CANCELLED, once 1,000 wait for the event loop to take them up,
+    # whosoever they are: a client that took back 20,000 calls at once had its neighbours' calls dropped.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
     ("grpc.so_reuseport", 0),  # or a second server on the same port takes half of the requests
     ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
 )
