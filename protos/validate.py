@@ -11,10 +11,11 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Set
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors
@@ -26,7 +27,7 @@ from protos.ensemble_pb2 import CLASSIFICATION, NEXT_TOKEN, EnsembleManifest, Fi
 from protos.graph import DATATYPES, Graph, TensorType
 from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 MAX_MANIFEST_BYTES = 64 * 2**20
 COEFFICIENT_TOLERANCE = 1e-6
@@ -39,12 +40,18 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 IDENTIFIER_RULE = "1 to 128 letters, digits, '.', '_' or '-', a letter or digit first"
 
 
+# The manifest's bytes, those of its signature.
+IsTrusted: TypeAlias = Callable[[bytes, bytes], bool]
+
+
 class Violation(StrEnum):
     """Each way in which a directory can be wrong."""
 
     NO_DIRECTORY = "no-directory"
     NO_MANIFEST = "no-manifest"
     MALFORMED_MANIFEST = "malformed-manifest"
+    UNSIGNED = "unsigned"
+    WRONG_SIGNATURE = "wrong-signature"
     UNKNOWN_MAJOR_VERSION = "unknown-major-version"
     BAD_NAME = "bad-name"
     BAD_TASK = "bad-task"
@@ -60,6 +67,7 @@ class Violation(StrEnum):
     BAD_PATH = "bad-path"
     DUPLICATE_PATH = "duplicate-path"
     SYMLINK = "symlink"
+    HARD_LINK = "hard-link"
     MISSING_FILE = "missing-file"
     UNREADABLE = "unreadable"
     EXTRA_FILE = "extra-file"
@@ -83,11 +91,18 @@ class InvalidEnsemble(ValueError):
         self.violation = violation
 
 
-def validate(directory: Path) -> StoredEnsemble:
-    """Reads an ensemble directory and checks all of it. Raises InvalidEnsemble; then nothing of it was used."""
+def validate(directory: Path, is_trusted: IsTrusted | None = None) -> StoredEnsemble:
+    """Reads an ensemble directory and checks all of it. Raises InvalidEnsemble; then nothing of it was used.
+
+    is_trusted: whether these bytes of a manifest have this signature, by a key that the caller trusts; asked before
+    anything of the manifest is read. None: who signed it does not matter.
+    """
     if not directory.is_dir():
         raise InvalidEnsemble(Violation.NO_DIRECTORY, f"'{directory}' is not a directory")
-    manifest = _parse(directory)
+    data = read_manifest(directory)
+    if is_trusted is not None:
+        _check_signature(directory, data, is_trusted)
+    manifest = _parse(data)
     _check_manifest(manifest)
     files = [manifest.graph, *(entry.file for entry in (*manifest.weight_sets, *manifest.statistics))]
     if manifest.HasField("probe"):
@@ -108,8 +123,15 @@ def read_manifest(directory: Path) -> bytes:
     return _read_bytes(directory, MANIFEST)
 
 
-def _parse(directory: Path) -> EnsembleManifest:
-    data = read_manifest(directory)
+def _check_signature(directory: Path, manifest: bytes, is_trusted: IsTrusted) -> None:
+    if not os.path.lexists(directory / SIGNATURE):
+        raise InvalidEnsemble(Violation.UNSIGNED, f"'{directory}' holds no {SIGNATURE}; expected one by a trusted key")
+    if not is_trusted(manifest, _read_bytes(directory, SIGNATURE)):
+        message = f"{SIGNATURE} in '{directory}' is not a signature of {MANIFEST} by a trusted key"
+        raise InvalidEnsemble(Violation.WRONG_SIGNATURE, message)
+
+
+def _parse(data: bytes) -> EnsembleManifest:
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -290,7 +312,7 @@ def _check_paths(files: Iterable[File]) -> None:
             raise InvalidEnsemble(Violation.ABSOLUTE_PATH, f"{path!r} is absolute; expected a path in the directory")
         if ".." in parts:
             raise InvalidEnsemble(Violation.ESCAPING_PATH, f"{path!r} contains '..'; expected a path in the directory")
-        if not all(IDENTIFIER.fullmatch(part) for part in parts) or path == MANIFEST:
+        if not all(IDENTIFIER.fullmatch(part) for part in parts) or path in (MANIFEST, SIGNATURE):
             message = f"{path!r}: expected parts of letters, digits, '.', '_' or '-', separated by '/'"
             raise InvalidEnsemble(Violation.BAD_PATH, message)
     _check_unique(paths, "file", Violation.DUPLICATE_PATH)
@@ -302,6 +324,8 @@ def _check_listing(directory: Path, listed: set[str], may_hold_more: bool) -> No
     may_hold_more: a newer minor version may list files in fields that we do not know. They are never opened.
     """
     found = set()
+    names_here: Counter[tuple[int, int]] = Counter()
+    statuses: dict[str, os.stat_result] = {}
 
     def unreadable(error: OSError) -> None:
         relative = Path(error.filename).relative_to(directory).as_posix()
@@ -315,9 +339,15 @@ def _check_listing(directory: Path, listed: set[str], may_hold_more: bool) -> No
                 raise InvalidEnsemble(Violation.SYMLINK, f"'{relative}' is a symbolic link; expected plain files only")
             if name in names:
                 found.add(relative)
+                statuses[relative] = status = path.lstat()
+                names_here[status.st_dev, status.st_ino] += 1
+    for relative, status in statuses.items():
+        if status.st_nlink > names_here[status.st_dev, status.st_ino]:
+            message = f"'{relative}' has another name outside of the directory; expected a copy, not a hard link"
+            raise InvalidEnsemble(Violation.HARD_LINK, message)
     if missing := sorted(listed - found):
         raise InvalidEnsemble(Violation.MISSING_FILE, f"'{missing[0]}' is in the manifest but not in the directory")
-    if (extra := sorted(found - listed - {MANIFEST})) and not may_hold_more:
+    if (extra := sorted(found - listed - {MANIFEST, SIGNATURE})) and not may_hold_more:
         raise InvalidEnsemble(Violation.EXTRA_FILE, f"'{extra[0]}' is in the directory but not in the manifest")
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.curve import Point
 from serving.engines.engine import Call, Engine
-from serving.members import LoadedMember
+from serving.members import Loaded, LoadedMember
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,14 @@ class _Part:
 
 
 class Executor:
-    """members: in the manifest's order."""
-
-    def __init__(self, engine: Engine, members: Sequence[LoadedMember], classes: int) -> None:
+    def __init__(self, engine: Engine, loaded: Loaded, classes: int) -> None:
         self._engine = engine
-        self._members = members
+        self._members: Sequence[LoadedMember] = loaded.members
+        self._combined = loaded.combined
         self._classes = classes
 
     def close(self) -> None:
-        self._members = ()
+        self._members, self._combined = (), None
 
     def warm_up(self, inputs: NDArray[np.generic]) -> None:
         """Every member on these rows, in every number of rows that the engine wants to have seen."""
@@ -41,12 +41,26 @@ class Executor:
             logits_MBC[m, part.rows] = logits_BC
         return logits_MBC
 
+    def run_points(self, inputs: NDArray[np.generic], points: Sequence[Point]) -> NDArray[np.float32]:
+        """Logits [B, C], each row by the network at its own point of the curve.
+
+        A run a row: t is continuous, so no two rows share a network. One run for all would need every operator of the
+        graph with weights for each row (a convolution as a grouped one), and B times the weights in memory.
+        """
+        combined = self._combined
+        assert combined is not None
+        calls = [
+            Call(combined.network, inputs[b : b + 1], combined.feeds(point.coefficients, point.statistics))
+            for b, point in enumerate(points)
+        ]
+        return np.concatenate(self._engine.run(calls))
+
     def _jobs(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> list[tuple[int, _Part]]:
         """Members and rows, enough pairs to keep every thread busy. Members that want the same rows share them."""
         wanting: dict[bytes, list[int]] = {}
         for member in np.flatnonzero(mask_MB.any(axis=1)).tolist():
             wanting.setdefault(mask_MB[member].tobytes(), []).append(member)
-        pieces = -(-self._engine.threads // sum(map(len, wanting.values())))
+        pieces = -(-self._engine.threads // max(sum(map(len, wanting.values())), 1))
         jobs: list[tuple[int, _Part]] = []
         for members in wanting.values():
             rows = np.flatnonzero(mask_MB[members[0]])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protos.stored_ensemble import StoredEnsemble
-from protos.validate import MANIFEST, InvalidEnsemble, Violation, read_manifest, validate
+from protos.validate import MANIFEST, InvalidEnsemble, IsTrusted, Violation, read_manifest, validate
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Folder:
     name: str | None = None
     version: str | None = None
 
-    def read(self) -> StoredEnsemble:
+    def read(self, is_trusted: IsTrusted | None = None) -> StoredEnsemble:
         """Raises InvalidEnsemble, also where the folders' names are not the manifest's."""
-        stored = validate(self.path)
+        stored = validate(self.path, is_trusted)
         for field in ("name", "version"):
             said, found = getattr(self, field), getattr(stored.manifest, field)
             if said not in (None, found):

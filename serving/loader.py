@@ -9,6 +9,7 @@ from serving import ensemble as ensembles
 from serving.batcher import Batcher
 from serving.cpu import usable_cpus
 from serving.ensemble import Ensemble
+from serving.members import Memory
 from serving.metrics import Metrics
 from serving.repository import ServedModel
 from serving.settings import Settings
@@ -28,6 +29,7 @@ class Loader:
             settings.engine,
             threads=settings.threads or usable_cpus(),
             max_batch_rows=settings.max_batch_rows,
+            compact=settings.memory == Memory.COMPACT,
             cuda_graphs=settings.cuda_graphs,
         )
         metrics.watch(self._engine)
@@ -43,7 +45,9 @@ class Loader:
 
     def _load(self, stored: StoredEnsemble) -> Ensemble:
         engine = self._engine
-        ensemble = ensembles.load(stored, engine, self._metrics)
+        ensemble = ensembles.load(
+            stored, engine, self._metrics, Memory(self._settings.memory), self._settings.forced_policy
+        )
         logger.info(
             "loaded model=%s version=%s members=%d engine=%s threads=%d",
             ensemble.name, ensemble.version, len(ensemble.member_ids), engine.name, engine.threads,

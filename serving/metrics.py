@@ -16,6 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from serving.engines.engine import Engine
 from serving.policy import Policy
 from serving.quality import Families, Quality
+from serving.statistics import Statistics
 
 # Geometric, 100 µs to 52 s: the ends of what a request can take.
 SECONDS = tuple(1e-4 * 2**i for i in range(20))
@@ -140,6 +141,7 @@ class ModelMetrics:
         self.requests = _by_policy(metrics.requests, name, version)
         self.rejected = {reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS}
         self.quality = Quality(class_labels)
+        self.statistics = Statistics()
 
     def close(self) -> None:
         self._metrics.forget(self)

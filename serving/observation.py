@@ -79,8 +79,11 @@ class Observer:
     def _count(self, seen: Observation, code: grpc.StatusCode) -> None:
         requests = seen.model.requests if seen.model else self._metrics.unknown
         requests[seen.policy, code].inc()
-        if seen.model is not None and code not in REFUSALS:
-            seen.model.request_seconds.observe(time.monotonic() - seen.arrived)
+        if seen.model is not None:
+            seconds = time.monotonic() - seen.arrived
+            seen.model.statistics.ended(code is grpc.StatusCode.OK, seen.rows, seconds, seen.stages)
+            if code not in REFUSALS:
+                seen.model.request_seconds.observe(seconds)
 
     def _log(self, seen: Observation, code: grpc.StatusCode, reason: str) -> None:
         if not logger.isEnabledFor(logging.DEBUG):

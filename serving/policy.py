@@ -1,5 +1,6 @@
 """Which members answer which rows: a pure function of the request's choice and of the draws it is given."""
 
+import random
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +9,14 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+_SYSTEM = random.SystemRandom()
+
 
 class Policy(StrEnum):
     MEAN = "mean"  # all members
     MEMBERS = "members"  # a chosen subset
     RANDOM = "random"  # every row its own, drawn afresh
+    CURVE = "curve"  # every row a network of its own, at a point of the curve drawn afresh
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,13 @@ class Choice:
 
     def members_run(self, members: int) -> int:
         """How many members answer each row."""
-        return {Policy.MEAN: members, Policy.MEMBERS: len(self.members), Policy.RANDOM: 1}[self.policy]
+        return {Policy.MEAN: members, Policy.MEMBERS: len(self.members), Policy.RANDOM: 1, Policy.CURVE: 1}[self.policy]
 
 
 def assign(
     choice: Choice, rows: int, members: int, draw: Callable[[int], int] = secrets.randbelow
 ) -> NDArray[np.bool_]:
-    """[M, B]: whether member m answers row b; at least one does.
+    """[M, B]: whether member m answers row b; at least one does, but with policy `curve`, where none does.
 
     draw: an integer below its argument, uniform, from the operating system's random source. Never a function of
     the input: then every small change of it would draw again, and a lucky wrong draw would be permanent.
@@ -42,3 +46,8 @@ def assign(
         case Policy.RANDOM:
             mask_MB[[draw(members) for _ in range(rows)], range(rows)] = True
     return mask_MB
+
+
+def draw_points(rows: int, draw: Callable[[], float] = _SYSTEM.random) -> list[float]:
+    """A position on the curve for each row, t ~ U(0, 1), from the operating system's random source."""
+    return [draw() for _ in range(rows)]

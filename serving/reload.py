@@ -16,7 +16,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from protos.ensemble_pb2 import EnsembleManifest
 from protos.stored_ensemble import StoredEnsemble
-from protos.validate import InvalidEnsemble
+from protos.validate import InvalidEnsemble, IsTrusted
 from serving import folders
 from serving.errors import LoadFailed, StartupError, UnknownModel
 from serving.folders import Fingerprint, Folder
@@ -48,12 +48,14 @@ class Reloader:
         repository: Repository,
         checks: health.HealthServicer,
         metrics: Metrics,
+        is_trusted: IsTrusted | None = None,
     ) -> None:
         self._arguments = arguments
         self._loader = loader
         self._repository = repository
         self._checks = checks
         self._metrics = metrics
+        self._is_trusted = is_trusted
         self._slots: dict[Path, Slot] = {}
         self._read: list[tuple[Slot, Fingerprint, StoredEnsemble]] = []  # at start, not loaded yet
         self._unloaded: set[str] = set()  # by request, until they are loaded by request
@@ -194,7 +196,7 @@ class Reloader:
             self._refuse(slot, seen, "internal error")
 
     def _read_folder(self, slot: Slot) -> StoredEnsemble:
-        stored = slot.folder.read()
+        stored = slot.folder.read(self._is_trusted)
         name, version = stored.manifest.name, stored.manifest.version
         for other in self._slots.values():
             if other is not slot and (other.name, other.version) == (name, version) and other.state != "UNAVAILABLE":

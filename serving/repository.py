@@ -79,6 +79,13 @@ class Repository:
             raise NotReady(f"'{name}' is {model}")
         return model
 
+    def matching(self, name: str, version: str) -> list[ServedModel]:
+        """Those that answer: of all names if it is empty, of all versions if that is. Raises UnknownModel, NotReady."""
+        if name:
+            self.find(name, version)
+        found = [(each, v) for each in ([name] if name else self._models) for v in self.versions(each)]
+        return [self.find(each, v) for each, v in found if version in ("", v)]
+
     def versions(self, name: str) -> list[str]:
         """Those that answer, the latest last."""
         versions = self._models.get(name, {})

@@ -13,6 +13,7 @@ from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2 import InferParameter, ModelInferRequest
 from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY
 from serving.bytes_tensor import unpack
+from serving.curve import NoCurve
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
 from serving.pictures import takes_pictures
@@ -26,7 +27,8 @@ INT64_MAX = 2**63 - 1
 # The protocol's own, which other servers act on: accepted, and without effect here but for `timeout` and `priority`.
 _RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
 _OURS = ("policy", "members")
-_CONTENTS = {
+# The field of typed contents that each datatype has; FP16 and BF16 have none.
+CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
     "INT16": "int_contents",
@@ -75,6 +77,8 @@ def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_
             hint = f"; did you mean '{near[0]}'?" if near else f"; expected {' or '.join(_OURS)}"
             raise InvalidRequest(f"unknown parameter '{name}'{hint}")
     choice = _choice(parameters, ensemble.member_ids) if forced_policy is None else Choice(forced_policy)
+    if choice.policy is Policy.CURVE and isinstance(ensemble.curve, NoCurve):
+        raise InvalidRequest(f"policy 'curve': {ensemble.curve}")
     outputs = _outputs(message)
     inputs = _inputs(message, ensemble, max_rows)
     return Request(
@@ -274,7 +278,7 @@ def _raw(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.
 
 
 def _typed(name: str, tensor: ModelInferRequest.InferInputTensor, shape: list[int]) -> NDArray[np.generic]:
-    field = _CONTENTS.get(tensor.datatype)
+    field = CONTENTS.get(tensor.datatype)
     if field is None:
         raise InvalidRequest(f"input '{name}' is {tensor.datatype} without raw contents; it has no other form")
     _check_field(name, tensor, field)

@@ -2,24 +2,27 @@
 
 import asyncio
 import logging
+from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from serving import signals, status, transport
+from protos.validate import IsTrusted
+from serving import reflection, signals, status, transport
 from serving.control import Control
 from serving.cpu import usable_cpus
 from serving.decoder import Decoder
 from serving.errors import StartupError
+from serving.handlers import handlers
 from serving.loader import Loader
 from serving.metrics import Metrics
 from serving.observation import Observer
-from serving.policy import Policy
 from serving.reload import Reloader
 from serving.repository import Repository
-from serving.servicer import InferenceServicer, handlers
+from serving.servicer import InferenceServicer
 from serving.settings import Settings
 from serving.traces import Tracer, open_tracer
 
@@ -40,7 +43,8 @@ async def serve(settings: Settings) -> None:
     tracer = open_tracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
     repository = Repository()
     checks = health.HealthServicer()
-    reloader = Reloader(settings.directories, Loader(settings, metrics), repository, checks, metrics)
+    loader = Loader(settings, metrics)
+    reloader = Reloader(settings.directories, loader, repository, checks, metrics, _trust(settings))
     reading = asyncio.create_task(asyncio.to_thread(reloader.read, lenient=settings.watch))
     await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not reading.done():
@@ -50,15 +54,20 @@ async def serve(settings: Settings) -> None:
     observer = Observer(metrics, tracer)
     decoding_threads = min(settings.threads or usable_cpus(), MOST_DECODING_THREADS)
     decoder = Decoder(settings.max_picture_pixels, decoding_threads, settings.max_queue_rows)
-    servicer = InferenceServicer(repository, observer, settings.max_batch_rows, _forced(settings), decoder, control)
+    forced, max_rows = settings.forced_policy, settings.max_batch_rows
+    servicer = InferenceServicer(repository, observer, max_rows, forced, decoder, control)
     server = transport.inference_server(settings, manifests)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable(server)
     grpc_port = transport.listen(server, settings.host, settings.grpc_port, transport.credentials(settings))
     metrics_server = _serve_metrics(settings, metrics)
     host = transport.bracketed(settings.host)
     ports = f"grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}"
-    servers = [server]
+    servers: list[Any] = [server]
+    if settings.http_port >= 0:
+        servers.append(transport.http_server(settings, servicer, manifests))
+        ports += f" http={host}:{servers[-1].port}"
     if settings.health_port >= 0:
         servers.append(transport.health_server(checks))
         ports += f" health={host}:{transport.listen(servers[-1], settings.host, settings.health_port)}"
@@ -114,8 +123,17 @@ async def _close(repository: Repository, reloader: Reloader, decoder: Decoder, t
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
-def _forced(settings: Settings) -> Policy | None:
-    return Policy.RANDOM if settings.policy == Policy.RANDOM else None
+def _trust(settings: Settings) -> IsTrusted | None:
+    if not settings.require_signature:
+        return None
+    try:
+        from protos import signature  # what it needs is not installed everywhere
+
+        return signature.trust(Path(settings.require_signature).read_bytes())
+    except ImportError:
+        raise StartupError("--require-signature needs the extra [sign]: pip install 'thalweg[sign]'") from None
+    except (OSError, ValueError) as error:
+        raise StartupError(f"--require-signature {settings.require_signature}: {error}") from None
 
 
 def _serve_metrics(settings: Settings, metrics: Metrics) -> WSGIServer:

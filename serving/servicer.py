@@ -2,61 +2,27 @@
 
 import asyncio
 import importlib.metadata
-import json
 import logging
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
-from serving import request, response
+from serving import description, request, response, streaming
 from serving.control import Control
 from serving.decoder import Decoder
 from serving.errors import InvalidRequest, NotReady, ServingError
 from serving.observation import Observation, Observer
-from serving.pictures import takes_pictures
 from serving.policy import Policy
 from serving.repository import Repository, ServedModel
+from serving.stage import Stage
 
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def handlers(servicer: "InferenceServicer") -> grpc.GenericRpcHandler:
-    """The service's methods, for `server.add_generic_rpc_handlers`.
-
-    Messages are decoded here, not by gRPC, which answers undecodable bytes with UNKNOWN and logs a stack trace.
-    """
-    service = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        method.name: grpc.unary_unary_rpc_method_handler(
-            _decoding(getattr(servicer, method.name), GetMessageClass(method.input_type)),
-            response_serializer=GetMessageClass(method.output_type).SerializeToString,
-        )
-        for method in service.methods
-    }
-    return grpc.method_handlers_generic_handler(service.full_name, methods)
-
-
-def _decoding(method: Any, message_class: Any) -> Any:
-    async def call(data: bytes, context: Context) -> Any:
-        try:
-            message = message_class.FromString(data)
-        except DecodeError:
-            await context.abort(
-                InvalidRequest.code, f"{len(data)} bytes arrived that are no {message_class.DESCRIPTOR.full_name}"
-            )
-        try:
-            return await method(message, context)
-        except ServingError as error:
-            await context.abort(error.code, str(error))
-
-    return call
 
 
 class InferenceServicer(GRPCInferenceServiceServicer):
@@ -107,19 +73,36 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             await asyncio.sleep(seconds / 5)
 
     async def ModelInfer(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
+        return await self._observed("ModelInfer", message, context)
+
+    async def ModelStreamInfer(  # noqa: N802
+        self, messages: AsyncIterator[oip.ModelInferRequest], context: Context
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        async for answer in streaming.answers(messages, lambda message: self._streamed(message, context)):
+            yield answer
+
+    async def _streamed(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelStreamInferResponse:
+        """An error is told in the answer: it fails this request, not the stream."""
+        try:
+            answer = await self._observed("ModelStreamInfer", message, context)
+        except ServingError as error:
+            return oip.ModelStreamInferResponse(
+                error_message=str(error), infer_response=oip.ModelInferResponse(id=message.id)
+            )
+        answer.parameters["triton_final_response"].bool_param = True  # each request has one
+        return oip.ModelStreamInferResponse(infer_response=answer)
+
+    async def _observed(self, name: str, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
+        """When this returns or raises, the request is counted: the metrics never know less than the client."""
         self._last_arrival = time.monotonic()
         self._in_flight += 1
         remaining_s = context.time_remaining()
         metadata = dict(context.invocation_metadata() or ())
         try:
-            with self._observer.request("ModelInfer", message.id, metadata, remaining_s) as seen:
+            with self._observer.request(name, message.id, metadata, remaining_s) as seen:
                 return await self._infer(message, seen, remaining_s)
-        except ServingError as error:
-            # The observer is through with it: who asks for the metrics after this answer finds it counted.
-            await context.abort(error.code, str(error))
         finally:
             self._in_flight -= 1
-        raise AssertionError("abort always raises")
 
     async def _infer(
         self, message: oip.ModelInferRequest, seen: Observation, remaining_s: float | None
@@ -136,6 +119,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             inputs = parsed.inputs
             if inputs is None:
                 inputs = await self._decoder.decode(parsed.pictures, model.ensemble.input_shape, deadline)
+            seen.stages.append(Stage("input", seen.arrived, time.monotonic(), parsed.rows))
             prediction = await model.batcher.submit(inputs, parsed.choice, deadline, seen.stages, parsed.priority)
             return response.build(message, parsed, prediction, model.ensemble)
 
@@ -155,34 +139,28 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     async def ServerMetadata(  # noqa: N802
         self, message: oip.ServerMetadataRequest, context: Context
     ) -> oip.ServerMetadataResponse:
-        return oip.ServerMetadataResponse(name="thalweg", version=importlib.metadata.version("thalweg"))
+        return oip.ServerMetadataResponse(
+            name="thalweg", version=importlib.metadata.version("thalweg"), extensions=description.EXTENSIONS
+        )
 
     async def ModelMetadata(  # noqa: N802
         self, message: oip.ModelMetadataRequest, context: Context
     ) -> oip.ModelMetadataResponse:
         ensemble = self._find(message.name, message.version).ensemble
-        tensor = oip.ModelMetadataResponse.TensorMetadata
-        classes = len(ensemble.class_labels)
-        return oip.ModelMetadataResponse(
-            name=ensemble.name,
-            versions=self._repository.versions(ensemble.name),
-            platform="thalweg_onnx_ensemble",
-            inputs=[
-                tensor(name=ensemble.input_name, datatype=ensemble.input_datatype, shape=[-1, *ensemble.input_shape])
-            ],
-            outputs=[
-                tensor(name="probs", datatype="FP32", shape=[-1, classes]),
-                tensor(name="entropy", datatype="FP32", shape=[-1]),
-                tensor(name="mutual_information", datatype="FP32", shape=[-1]),
-                tensor(name="member_probs", datatype="FP32", shape=[-1, -1, classes]),
-            ],
-            properties={
-                "class_labels": json.dumps(ensemble.class_labels),
-                "members": str(len(ensemble.member_ids)),
-                "max_batch_rows": str(self._max_batch_rows),
-                "policy": self._forced_policy or Policy.MEAN,
-                "pictures": "PNG,JPEG" if takes_pictures(ensemble.input_datatype, ensemble.input_shape) else "",
-            },
+        versions = self._repository.versions(ensemble.name)
+        return description.metadata(ensemble, versions, self._max_batch_rows, self._forced_policy)
+
+    async def ModelConfig(self, message: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:  # noqa: N802
+        ensemble = self._find(message.name, message.version).ensemble
+        configuration = description.configuration(ensemble, self._max_batch_rows, self._forced_policy)
+        return oip.ModelConfigResponse(config=configuration)
+
+    async def ModelStatistics(  # noqa: N802
+        self, message: oip.ModelStatisticsRequest, context: Context
+    ) -> oip.ModelStatisticsResponse:
+        served = [model.ensemble.metrics for model in self._repository.matching(message.name, message.version)]
+        return oip.ModelStatisticsResponse(
+            model_stats=[model.statistics.message(model.name, model.version) for model in served]
         )
 
     async def RepositoryIndex(  # noqa: N802

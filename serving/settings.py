@@ -16,6 +16,7 @@ from typing import Any
 from serving import logs
 from serving.device import DEVICES, ENGINES
 from serving.errors import StartupError
+from serving.members import Memory
 from serving.policy import Policy
 
 _DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
@@ -32,6 +33,9 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on")
     grpc_port: int = _setting(8001, "port of the gRPC service; 0 picks a free one")
     metrics_port: int = _setting(8002, "port of the Prometheus metrics; 0 picks a free one")
+    http_port: int = _setting(
+        -1, "port of the protocol over HTTP/JSON, with the gRPC port's TLS and tokens; 0 picks a free one; -1: none"
+    )
     health_port: int = _setting(-1, "port of the health service alone, in plain text; 0 picks a free one; -1: none")
     tls_certificate: str = _setting("", "PEM file: the gRPC port speaks TLS with it; read again when it changes")
     tls_key: str = _setting("", "PEM file: its private key")
@@ -40,10 +44,15 @@ class Settings:
     device: str = _setting("auto", "where members run; cuda fails at start if there is no usable GPU", DEVICES)
     engine: str = _setting("auto", "what runs them; openvino: on CPUs, tensorrt: on GPUs; auto: onnxruntime", ENGINES)
     cuda_graphs: bool = _setting(False, "on a GPU: replay the kernels of each batch size in one launch")
+    memory: str = _setting(
+        "fast",
+        "compact: members that are combinations of weight sets are made as they run",
+        list(Memory),
+    )
     policy: str = _setting(
         "mean",
-        "mean: the default, and a request may choose another; random: every request is answered so, whatever it asks",
-        (Policy.MEAN, Policy.RANDOM),
+        "mean: the default, and a request may choose another; random, curve: how every request is answered",
+        (Policy.MEAN, Policy.RANDOM, Policy.CURVE),
     )
     threads: int = _setting(0, "CPU threads that run members; 0: the CPUs that this process may use")
     max_batch_rows: int = _setting(64, "rows that run at once; a request with more is refused")
@@ -61,6 +70,9 @@ class Settings:
         0.0, "a connection as old is ended, so that clients find new replicas; 0: never"
     )
     max_connection_age_grace_seconds: float = _setting(30.0, "time for the requests on it to finish")
+    require_signature: str = _setting(
+        "", "PEM file of public keys: an ensemble that none of them has signed is refused"
+    )
     watch: bool = _setting(False, "look for new, changed and removed ensembles, and load them while the old ones serve")
     watch_seconds: float = _setting(2.0, "time between two looks; what changes is acted on when two agree")
     allow_control: bool = _setting(False, "clients may list, load and unload models")
@@ -70,6 +82,11 @@ class Settings:
     log_format: str = _setting("text", "text: key=value, for people; json: an object a line", logs.FORMATS)
     otlp_endpoint: str = _setting("", "http://HOST:PORT of an OpenTelemetry collector; empty: no traces (extra [otel])")
 
+    @property
+    def forced_policy(self) -> Policy | None:
+        """Answers every request, whatever it asks; None: a request may choose."""
+        return None if self.policy == Policy.MEAN else Policy(self.policy)
+
     def __post_init__(self) -> None:
         for name, field in _SETTINGS.items():
             if (choices := field.metadata["choices"]) and getattr(self, name) not in choices:
@@ -78,6 +95,7 @@ class Settings:
             "grpc_port": (0, 65535),
             "metrics_port": (0, 65535),
             "health_port": (-1, 65535),
+            "http_port": (-1, 65535),
             "threads": (0, 1024),
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    name: str  # queue, execute, combine
+    name: str  # input, queue, execute, combine
     start: float  # monotonic seconds
     end: float
     rows: int  # of the whole batch; of `queue` the request's own

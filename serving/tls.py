@@ -32,11 +32,7 @@ class CertificateFiles:
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """Raises OSError for what cannot be read or does not fit together; ssl.SSLError is one."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # An encrypted key would be asked for on the terminal.
-        context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
-        if self.client_ca is not None:
-            context.load_verify_locations(self.client_ca)
+        _context(self)  # finds what does not fit together
         pair = [(self.key.read_bytes(), self.certificate.read_bytes())]
         authorities = None if self.client_ca is None else self.client_ca.read_bytes()
         return grpc.ssl_server_certificate_configuration(pair, authorities)
@@ -68,6 +64,39 @@ def credentials(files: CertificateFiles) -> grpc.ServerCredentials:
 
     # None is documented for "nothing new", and missing in the type.
     return grpc.dynamic_ssl_server_credentials(first, renewed, files.client_ca is not None)  # type: ignore[arg-type]
+
+
+def context(files: CertificateFiles) -> ssl.SSLContext:
+    """The same for a server of Python's own. Raises StartupError if the files cannot be used now."""
+    try:
+        latest = files.signature()
+        first = current = _context(files)
+    except OSError as error:
+        raise StartupError(f"TLS cannot be set up from {_named(files)}: {error}") from None
+
+    def renewed(connection: ssl.SSLObject, *_: object) -> None:
+        """At each handshake."""
+        nonlocal latest, current
+        try:
+            if (signature := files.signature()) != latest:
+                current, latest = _context(files), signature
+        except OSError as error:
+            logger.error("the certificate cannot be renewed, the old one stays: %s", error)
+        connection.context = current
+
+    first.sni_callback = renewed
+    return first
+
+
+def _context(files: CertificateFiles) -> ssl.SSLContext:
+    """Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # An encrypted key would be asked for on the terminal.
+    context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
+    if files.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(files.client_ca)
+    return context
 
 
 def _named(files: CertificateFiles) -> str:

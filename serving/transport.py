@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -14,12 +15,17 @@ from protos.graph import DATATYPES
 from serving import tls
 from serving.errors import StartupError
 from serving.pictures import takes_pictures
+from serving.servicer import InferenceServicer
 from serving.settings import Settings
 from serving.tokens import TokenCheck, Tokens
+
+if TYPE_CHECKING:
+    from serving import rest
 
 logger = logging.getLogger(__name__)
 
 PICTURES_BYTES = 2**24  # room for encoded pictures in a request, which can be larger than the rows they become
+MOST_STREAMS = 4096
 HANDSHAKE_SECONDS = 3.0  # of TLS and HTTP/2: a socket that never speaks is closed
 
 
@@ -27,9 +33,11 @@ def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest]) 
     """Not listening yet. Raises StartupError for a file of tokens that cannot be used."""
     options = {
         # Counted after decompression, so a small message that unpacks to a large one is refused as well.
-        "grpc.max_receive_message_length": settings.max_message_bytes
-        or _longest_message(manifests, settings.max_batch_rows),
+        "grpc.max_receive_message_length": max_message_bytes(settings, manifests),
         "grpc.max_send_message_length": -1,
+        # Of one connection; also what makes the core count calls that were taken back. More than the queue can hold, or
+        # a client's own library would hold back what is to be refused at once.
+        "grpc.max_concurrent_streams": min(settings.max_queue_rows + settings.max_batch_rows + 100, MOST_STREAMS),
         "grpc.keepalive_time_ms": _ms(settings.keepalive_seconds),
         "grpc.keepalive_timeout_ms": _ms(settings.keepalive_timeout_seconds),
         "grpc.http2.min_ping_interval_without_data_ms": _ms(settings.min_ping_seconds),
@@ -48,7 +56,9 @@ def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest]) 
 
 def health_server(checks: health.HealthServicer) -> grpc.aio.Server:
     """Health alone, in plain text and without a token: Kubernetes' probes know neither TLS nor headers."""
-    server = grpc.aio.server(options=[*_COMMON, ("grpc.max_receive_message_length", 2**16)])
+    server = grpc.aio.server(
+        options=[*_COMMON, ("grpc.max_receive_message_length", 2**16), ("grpc.max_concurrent_streams", 64)]
+    )
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     return server
 
@@ -64,12 +74,37 @@ def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serv
         raise StartupError(f"cannot listen on {address}: in use, or not an address of this machine") from None
 
 
+def http_server(
+    settings: Settings, servicer: InferenceServicer, manifests: Sequence[EnsembleManifest]
+) -> "rest.Server":
+    """Raises StartupError, without the packages of extra [http] as well."""
+    try:
+        from serving import rest
+    except ImportError as error:
+        raise StartupError(f"--http-port: {error}; pip install 'thalweg[http]'") from None
+    tokens = Tokens(Path(settings.tokens)) if settings.tokens else None
+    # A number takes at most three times as much room in JSON as in the longest form of a message.
+    max_body_bytes = settings.max_message_bytes or 3 * max_message_bytes(settings, manifests)
+    app = rest.application(servicer, tokens, max_body_bytes)
+    try:
+        files = _certificate(settings)
+        return rest.Server(app, settings.host, settings.http_port, None if files is None else tls.context(files))
+    except OSError as error:
+        address = f"{bracketed(settings.host)}:{settings.http_port}"
+        raise StartupError(f"cannot listen on {address}: {error.strerror}") from None
+
+
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """Of the gRPC port; None: plain text. Raises StartupError."""
+    files = _certificate(settings)
+    return None if files is None else tls.credentials(files)
+
+
+def _certificate(settings: Settings) -> tls.CertificateFiles | None:
     if not settings.tls_certificate:
         return None
     client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
-    return tls.credentials(tls.CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca))
+    return tls.CertificateFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca)
 
 
 def bracketed(host: str) -> str:
@@ -82,9 +117,17 @@ def _ms(seconds: float) -> int:
 
 
 _COMMON = (
+    # By default gRPC's core drops calls at random, with CANCELLED, once 1,000 wait for the event loop to take them up,
+    # whosoever they are: a client that took back 20,000 calls at once had its neighbours' calls dropped.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
     ("grpc.so_reuseport", 0),  # or a second server on the same port takes half of the requests
     ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
 )
+
+
+def max_message_bytes(settings: Settings, manifests: Sequence[EnsembleManifest]) -> int:
+    return settings.max_message_bytes or _longest_message(manifests, settings.max_batch_rows)
 
 
 def _longest_message(manifests: Sequence[EnsembleManifest], max_batch_rows: int) -> int:

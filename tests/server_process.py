@@ -30,6 +30,7 @@ class ServerProcess:
             raise RuntimeError(f"the server did not start: {errors}")
         fields = dict(field.split("=", 1) for field in line.split()[1:])
         self.grpc, self.metrics, self.health = fields["grpc"], fields["metrics"], fields.get("health")
+        self.http = fields.get("http")
 
     def stop(self) -> tuple[int, str]:
         """Ends the process by SIGTERM; returns its exit code and what it logged."""

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from protos import manifest_file
-from protos.curve import bezier
+from protos.curve import CURVES, bezier
 from protos.ensemble_pb2 import (
     BEZIER,
     CLASSIFICATION,
     NEXT_TOKEN,
+    Curve,
     CurvePoint,
     Endpoint,
     EnsembleManifest,
@@ -187,3 +188,46 @@ def pooled_probs(inputs: NDArray[np.generic], chosen: list[int] | None = None, m
         mean = mean ** (1.0 / POOLED_TEMPERATURE)
         mean /= mean.sum(-1, keepdims=True)
     return np.asarray(mean)
+
+
+def write_curve(
+    directory: Path, ts: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0), kind: Curve = BEZIER, bends: int = 1
+) -> StoredEnsemble:
+    """Points of a curve, each with statistics and a temperature of its own."""
+    described = manifest(1)
+    del described.members[:]
+    described.name = "curve"
+    for i, t in enumerate(ts):
+        terms = [Term(weight_set=f"w{k}", coefficient=value) for k, value in enumerate(CURVES[kind](bends, t))]
+        point = CurvePoint(curve=kind, bends=bends, t=t)
+        temperature = 1.0 + 0.1 * i
+        described.members.append(
+            Member(id=f"m{i}", curve_point=point, terms=terms, statistics=f"s{i}", temperature=temperature)
+        )
+    return manifest_file.write(
+        directory,
+        described,
+        graph().SerializeToString(),
+        {f"w{k}": weights(k) for k in range(bends + 2)},
+        {f"s{i}": statistics(i) for i in range(len(ts))},
+    )
+
+
+def point_probs(
+    inputs: NDArray[np.generic], t: float, ts: Sequence[float], kind: Curve = BEZIER, bends: int = 1
+) -> NDArray[np.float64]:
+    """[B, C]: what a network at t answers, between the points `ts` of `write_curve`; by the definition, in float64."""
+    sets = [weights(k) for k in range(bends + 2)]
+    w = {
+        name: sum(c * part[name].astype(np.float64) for c, part in zip(CURVES[kind](bends, t), sets, strict=True))
+        for name in sets[0]
+    }
+    grid = [statistics(i) for i in range(len(ts))]
+    s = {
+        name: np.array([np.interp(t, ts, [float(part[name][f]) for part in grid]) for f in range(FEATURES)])
+        for name in grid[0]
+    }
+    temperature = np.interp(t, ts, [1.0 + 0.1 * i for i in range(len(ts))])
+    x = (inputs - s["bn.running_mean"]) / np.sqrt(s["bn.running_var"] + EPSILON) * w["bn.weight"] + w["bn.bias"]
+    exponents = np.exp((x @ w["linear.weight"].T + w["linear.bias"]) / temperature)
+    return np.asarray(exponents / exponents.sum(-1, keepdims=True))

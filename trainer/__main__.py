@@ -1,4 +1,4 @@
-"""The command line: `thalweg-train run|evaluate|widths|export|validate|recipes`."""
+"""The command line: `thalweg-train run|evaluate|widths|export|validate|sign|keygen|recipes`."""
 
 import argparse
 import difflib
@@ -13,7 +13,7 @@ from rich.table import Table
 from protos.ensemble_pb2 import NEXT_TOKEN
 from protos.stored_ensemble import StoredEnsemble
 from protos.validate import InvalidEnsemble, validate
-from trainer import evaluation, evaluation_report, pipeline, ranks, standalone, state_dicts
+from trainer import evaluation, evaluation_report, pipeline, ranks, signing, standalone, state_dicts
 from trainer.config import METHODS, Config, override
 from trainer.errors import InvalidConfig, UserError
 from trainer.evaluation_results import Evaluation, Options
@@ -100,11 +100,28 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("validate", help="check an ensemble directory and describe it")
     check.add_argument("directory", type=Path)
-    check.set_defaults(command=lambda options: _describe(validate(options.directory)))
+    check.add_argument(
+        "--require-signature", type=Path, metavar="KEY", help="refuse what no key of this PEM file signed"
+    )
+    check.set_defaults(command=_validate)
+
+    sign = commands.add_parser("sign", help="sign an ensemble directory: writes its manifest.sig")
+    sign.add_argument("directory", type=Path)
+    sign.add_argument("--key", type=Path, required=True, metavar="PEM", help="private key, as of `keygen`")
+    sign.set_defaults(command=lambda options: signing.sign(options.directory, options.key))
+
+    keygen = commands.add_parser("keygen", help="make a pair of keys: FILE, to be kept secret, and FILE.pub")
+    keygen.add_argument("file", type=Path)
+    keygen.set_defaults(command=lambda options: signing.generate(options.file))
 
     recipes = commands.add_parser("recipes", help="list the recipes")
     recipes.set_defaults(command=_recipes)
     return parser
+
+
+def _validate(options: argparse.Namespace) -> None:
+    key = options.require_signature
+    _describe(validate(options.directory, None if key is None else signing.trust(key)))
 
 
 def _recipe(options: argparse.Namespace) -> Config:

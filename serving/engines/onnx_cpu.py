@@ -72,8 +72,9 @@ def open_session(
     tensors: of the initializers that the model lacks; given before anything is optimised, copied, and not kept.
     """
     names = sorted(tensors)
+    # Not `ascontiguousarray`, which gives scalars an axis.
     options.add_external_initializers(
-        names, [OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensors[name])) for name in names]
+        names, [OrtValue.ortvalue_from_numpy(np.asarray(tensors[name], order="C")) for name in names]
     )
     wanted = providers[0][0] if isinstance(providers[0], tuple) else providers[0]
     try:

@@ -434,6 +434,13 @@ def symlinked_folder(directory: Path, manifest: Manifest) -> None:
     (directory / "weights").symlink_to(directory.parent / "outside")
 
 
+@case(Violation.HARD_LINK, "'weights/w0.safetensors' has another name outside of the directory")
+def hard_link_from_outside(directory: Path, manifest: Manifest) -> None:
+    file = directory / "weights/w0.safetensors"
+    file.rename(directory.parent / "outside")
+    file.hardlink_to(directory.parent / "outside")
+
+
 @case(Violation.SYMLINK, "'manifest.json' is a symbolic link")
 def symlinked_manifest(directory: Path, manifest: Manifest) -> None:
     manifest.clear()
@@ -717,7 +724,8 @@ def test_tokens_are_integers_on_one_axis(tmp_path: Path, datatype: str, shape: l
 
 
 def test_every_violation_has_a_case() -> None:
-    assert {violation for _, violation, _, _ in CASES} | {Violation.NO_DIRECTORY} == set(Violation)
+    elsewhere = {Violation.NO_DIRECTORY, Violation.UNSIGNED, Violation.WRONG_SIGNATURE}
+    assert {violation for _, violation, _, _ in CASES} | elsewhere == set(Violation)
 
 
 def test_a_newer_minor_version_may_have_fields_that_we_do_not_know(directory: Path) -> None:

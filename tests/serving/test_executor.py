@@ -8,7 +8,7 @@ import pytest
 from protos.stored_ensemble import Tensors
 from serving.engines.engine import Engine, Feeds, Network
 from serving.executor import Executor
-from serving.members import LoadedMember
+from serving.members import Loaded, LoadedMember
 from serving.skeleton import Skeleton
 
 
@@ -25,7 +25,7 @@ class FunctionEngine(Engine):
 @contextmanager
 def executor_of(networks: Sequence[Network], threads: int) -> Iterator[Executor]:
     engine = FunctionEngine(threads)
-    yield Executor(engine, [LoadedMember(network) for network in networks], classes=2)
+    yield Executor(engine, Loaded([LoadedMember(network) for network in networks]), classes=2)
     engine.close()
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from grpc_health.v1.health import aio as health
 
+from protos import signature
+from protos.validate import InvalidEnsemble, IsTrusted
 from serving.errors import LoadFailed, NotReady, StartupError, UnknownModel
 from serving.loader import Loader
 from serving.metrics import Metrics
@@ -25,11 +27,11 @@ ROWS = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
 class Bench:
     """A repository on disk with `tiny` of one version and four members, and what serves it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, is_trusted: IsTrusted | None = None) -> None:
         self.root = root
         self.metrics, self.checks, self.repository = Metrics(), health.HealthServicer(), Repository()
         loader = Loader(Settings((root,), device="cpu", threads=1, max_batch_rows=4), self.metrics)
-        self.reloader = Reloader([root], loader, self.repository, self.checks, self.metrics)
+        self.reloader = Reloader([root], loader, self.repository, self.checks, self.metrics, is_trusted)
 
     async def start(self, lenient: bool = True) -> None:
         self.reloader.read(lenient)
@@ -258,3 +260,22 @@ async def test_control_says_why_a_load_failed_and_tries_again_when_asked(bench: 
             await bench.reloader.load("tiny")
         assert bench.counted("refused") == count
     assert await bench.members() == 4
+
+
+async def test_a_server_that_requires_a_signature_refuses_others_at_start_and_on_reload(tmp_path: Path) -> None:
+    private, public = signature.generate()
+    bench = Bench(tmp_path, signature.trust(public))
+    bench.write("tiny/1")
+    with pytest.raises(InvalidEnsemble, match="unsigned"):
+        bench.reloader.read(lenient=True)
+    signature.sign_directory(tmp_path / "tiny/1", private)
+    await bench.start()
+    bench.write("tiny/1", members=2)
+    await bench.settle()
+    assert await bench.members() == 4
+    assert "unsigned" in bench.states()[0][3]
+    signature.sign_directory(tmp_path / "tiny/1", private)
+    await bench.settle()
+    assert await bench.members() == 2
+    await bench.repository.close()
+    await bench.reloader.close()

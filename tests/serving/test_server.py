@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from protos import open_inference_grpc_pb2 as oip
+from protos import signature
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from serving.client import Client
 from tests import tiny_ensemble
@@ -343,6 +344,15 @@ def test_two_folders_of_the_same_version_are_refused(tmp_path: Path) -> None:
         tiny_ensemble.write(tmp_path / place)
     line = start_and_fail(str(tmp_path / "a"), str(tmp_path / "b"))
     assert f"'{tmp_path}/a' and '{tmp_path}/b' are version '1' of 'tiny'; expected one of them" in line
+
+
+def test_what_the_required_key_has_not_signed_is_refused(tiny_directory: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key.pub"
+    key.write_bytes(signature.generate()[1])
+    assert "unsigned: " in start_and_fail(str(tiny_directory), "--require-signature", str(key))
+    key.write_text("no key")
+    line = start_and_fail(str(tiny_directory), "--require-signature", str(key))
+    assert f"--require-signature {key}: there is no public key in PEM" in line
 
 
 def test_an_ensemble_that_predicts_the_next_token_is_refused_and_pointed_elsewhere(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from serving import ensemble as ensembles
 from serving.batcher import Batcher, Work
 from serving.decoder import Decoder
 from serving.engines.onnx_cpu import OnnxCpu
+from serving.handlers import handlers
 from serving.metrics import Metrics
 from serving.observation import Observer
 from serving.repository import Repository, ServedModel
-from serving.servicer import InferenceServicer, handlers
+from serving.servicer import InferenceServicer
 from tests import tiny_ensemble
 
 TIMEOUT_S = 30.0

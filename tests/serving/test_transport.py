@@ -1,7 +1,9 @@
 """TLS, mTLS, tokens, the health port and limits of a connection, against a real process and with real clients."""
 
 import datetime
+import http.client
 import ipaddress
+import ssl
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
+from serving.client import Client, Tls
 from serving.errors import StartupError
 from serving.tls import CertificateFiles, credentials
 from serving.tokens import Tokens
@@ -82,7 +85,7 @@ def mtls_server(tiny_directory: Path, authority: Authority) -> Iterator[ServerPr
     certificate, key = authority.issue("server")
     with ServerProcess(
         tiny_directory, "--tls-certificate", str(certificate), "--tls-key", str(key),
-        "--tls-client-ca", str(authority.path), "--health-port", "0",
+        "--tls-client-ca", str(authority.path), "--health-port", "0", "--http-port", "0",
     ) as server:  # fmt: skip
         yield server
 
@@ -188,6 +191,58 @@ def test_a_renewed_certificate_is_taken_up_and_a_bad_one_is_not(tiny_directory: 
         _, errors = server.stop()
     assert "the certificate cannot be renewed, the old one stays" in errors
     assert "Traceback" not in errors
+
+
+def https(server: ServerProcess, authority: Authority, subject: str | None = None) -> int | None:
+    """The status; None if no connection comes about."""
+    context = ssl.create_default_context(cafile=authority.path)
+    if subject is not None:
+        context.load_cert_chain(*authority.issue(subject))
+    assert server.http is not None
+    connection = http.client.HTTPSConnection(server.http, timeout=30, context=context)
+    try:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+def test_the_http_port_has_the_same_certificate_and_renews_it_as_well(tiny_directory: Path, tmp_path: Path) -> None:
+    old, new = (Authority(name, tmp_path) for name in ("old", "new"))
+    files = ("--tls-certificate", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.key"))
+    old.issue("server")
+    with ServerProcess(tiny_directory, *files, "--http-port", "0") as server:
+        assert (https(server, old), https(server, new)) == (200, None)
+        (tmp_path / "server.pem").write_text("no certificate")
+        assert https(server, old) == 200
+        new.issue("server")
+        assert (https(server, old), https(server, new)) == (None, 200)
+        code, errors = server.stop()
+    assert "the certificate cannot be renewed, the old one stays" in errors
+    assert (code, "Traceback" in errors) == (0, False)
+
+
+def test_the_http_port_asks_clients_for_a_certificate_as_well(mtls_server: ServerProcess, authority: Authority) -> None:
+    assert https(mtls_server, authority) is None
+    assert https(mtls_server, authority, "client") == 200
+
+
+def test_our_client_asks_over_mtls(mtls_server: ServerProcess, authority: Authority) -> None:
+    certificate, key = authority.issue("ours")
+    with Client(mtls_server.grpc, "tiny", tls=Tls(authority.path, certificate, key)) as client:
+        np.testing.assert_allclose(client.predict(ROWS).probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
+    with Client(mtls_server.grpc, "tiny", tls=Tls(authority.path), attempts=1) as client, pytest.raises(grpc.RpcError):
+        client.predict(ROWS)
+
+
+def test_our_client_brings_its_token(token_server: ServerProcess) -> None:
+    with Client(token_server.grpc, "tiny", token="second-token") as client:
+        np.testing.assert_allclose(client.predict(ROWS).probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
+    with Client(token_server.grpc, "tiny") as client, pytest.raises(grpc.RpcError) as caught:
+        client.predict(ROWS)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_files_that_do_not_fit_together_are_refused_at_start(authority: Authority, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from serving.engines.onnx_cpu import OnnxCpu
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
 from serving.metrics import Metrics
-from serving.request import _CONTENTS, parse
+from serving.request import CONTENTS, parse
 from tests import tiny_ensemble
 
 
@@ -36,7 +36,7 @@ def test_both_forms_give_the_same_rows(tmp_path: Path, datatype: str) -> None:
         with pytest.raises(InvalidRequest, match="FP16 without raw contents"):
             parse(typed, ensemble, 8, None)
         return
-    getattr(tensor.contents, _CONTENTS[datatype]).extend(values.ravel().tolist())
+    getattr(tensor.contents, CONTENTS[datatype]).extend(values.ravel().tolist())
     parsed = parse(typed, ensemble, 8, None).inputs
     assert parsed.dtype == DATATYPES[datatype]
     np.testing.assert_array_equal(parsed, values)

@@ -72,7 +72,7 @@ def test_members_on_different_rows_of_one_batch_do_not_mix_them_up(stored: Store
 
 def test_answers_stay_as_they_are_when_the_next_batch_runs_in_the_same_buffers(stored: StoredEnsemble) -> None:
     engine = on_cpu()
-    (first,) = [member.network for member in members.load(stored, engine)][:1]
+    (first,) = [member.network for member in members.load(stored, engine).members][:1]
     one = first(ROWS[:4], {})
     kept = one.copy()
     first(ROWS[4:8], {})
@@ -100,20 +100,20 @@ def test_every_batch_size_is_warmed(stored: StoredEnsemble) -> None:
     engine = on_cpu(max_batch_rows=13)
     seen: list[int] = []
     loaded = members.load(stored, engine)
-    network = loaded[0].network
+    network = loaded.members[0].network
 
     def watched(inputs, feeds):  # type: ignore[no-untyped-def]
         seen.append(len(inputs))
         return network(inputs, feeds)
 
-    loaded[0] = members.LoadedMember(watched)
+    loaded.members[0] = members.LoadedMember(watched)
     Executor(engine, loaded, tiny_ensemble.CLASSES).warm_up(ROWS)
     assert seen == [1, 2, 4, 8, 13]
 
 
 def test_a_batch_that_does_not_fit_is_halved_into_smaller_batch_sizes(stored: StoredEnsemble) -> None:
     engine = on_cpu()
-    network = members.load(stored, engine)[0].network
+    network = members.load(stored, engine).members[0].network
     ran: list[int] = []
 
     def full(inputs, feeds):  # type: ignore[no-untyped-def]
