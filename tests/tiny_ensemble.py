@@ -14,11 +14,11 @@ from protos.ensemble_pb2 import (
     BEZIER,
     CLASSIFICATION,
     NEXT_TOKEN,
-    Curve,
     Cascade,
     CascadeStage,
     Conformal,
     ConformalThreshold,
+    Curve,
     CurvePoint,
     Endpoint,
     EnsembleManifest,
@@ -33,7 +33,7 @@ from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 FEATURES, CLASSES = 4, 3
 EPSILON = 1e-5
 POOLED_TEMPERATURE = 0.8
-CASCADE_THRESHOLD = 0.75
+CASCADE_THRESHOLD = 0.65
 # By policy and level: 1 − p of at most so much.
 CONFORMAL = {
     "mean": {0.9: 0.6, 0.99: 0.95},
