@@ -30,7 +30,7 @@ BEZIER: Curve
 POLYGONAL_CHAIN: Curve
 
 class EnsembleManifest(_message.Message):
-    __slots__ = ("format_version", "name", "version", "created", "task", "input", "class_labels", "graph", "weight_sets", "statistics", "members", "temperature", "metrics", "provenance", "parameter_names", "statistic_names", "probe")
+    __slots__ = ("format_version", "name", "version", "created", "task", "input", "class_labels", "graph", "weight_sets", "statistics", "members", "temperature", "metrics", "provenance", "parameter_names", "statistic_names", "probe", "cascade", "conformal")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,8 @@ class EnsembleManifest(_message.Message):
     PARAMETER_NAMES_FIELD_NUMBER: _ClassVar[int]
     STATISTIC_NAMES_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
+    CASCADE_FIELD_NUMBER: _ClassVar[int]
+    CONFORMAL_FIELD_NUMBER: _ClassVar[int]
     format_version: str
     name: str
     version: str
@@ -65,7 +67,9 @@ class EnsembleManifest(_message.Message):
     parameter_names: _containers.RepeatedScalarFieldContainer[str]
     statistic_names: _containers.RepeatedScalarFieldContainer[str]
     probe: File
-    def __init__(self, format_version: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., class_labels: _Optional[_Iterable[str]] = ..., graph: _Optional[_Union[File, _Mapping]] = ..., weight_sets: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., temperature: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metrics, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_names: _Optional[_Iterable[str]] = ..., statistic_names: _Optional[_Iterable[str]] = ..., probe: _Optional[_Union[File, _Mapping]] = ...) -> None: ...
+    cascade: Cascade
+    conformal: _containers.RepeatedCompositeFieldContainer[Conformal]
+    def __init__(self, format_version: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., class_labels: _Optional[_Iterable[str]] = ..., graph: _Optional[_Union[File, _Mapping]] = ..., weight_sets: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., temperature: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metrics, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_names: _Optional[_Iterable[str]] = ..., statistic_names: _Optional[_Iterable[str]] = ..., probe: _Optional[_Union[File, _Mapping]] = ..., cascade: _Optional[_Union[Cascade, _Mapping]] = ..., conformal: _Optional[_Iterable[_Union[Conformal, _Mapping]]] = ...) -> None: ...
 
 class Input(_message.Message):
     __slots__ = ("name", "datatype", "shape")
@@ -128,6 +132,44 @@ class Term(_message.Message):
     weight_set: str
     coefficient: float
     def __init__(self, weight_set: _Optional[str] = ..., coefficient: _Optional[float] = ...) -> None: ...
+
+class Cascade(_message.Message):
+    __slots__ = ("stages", "accuracy_loss", "members_run")
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_LOSS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_RUN_FIELD_NUMBER: _ClassVar[int]
+    stages: _containers.RepeatedCompositeFieldContainer[CascadeStage]
+    accuracy_loss: float
+    members_run: float
+    def __init__(self, stages: _Optional[_Iterable[_Union[CascadeStage, _Mapping]]] = ..., accuracy_loss: _Optional[float] = ..., members_run: _Optional[float] = ...) -> None: ...
+
+class CascadeStage(_message.Message):
+    __slots__ = ("member", "temperature", "threshold")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    member: str
+    temperature: float
+    threshold: float
+    def __init__(self, member: _Optional[str] = ..., temperature: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
+
+class Conformal(_message.Message):
+    __slots__ = ("policy", "rows", "thresholds")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    rows: int
+    thresholds: _containers.RepeatedCompositeFieldContainer[ConformalThreshold]
+    def __init__(self, policy: _Optional[str] = ..., rows: _Optional[int] = ..., thresholds: _Optional[_Iterable[_Union[ConformalThreshold, _Mapping]]] = ...) -> None: ...
+
+class ConformalThreshold(_message.Message):
+    __slots__ = ("level", "threshold")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    level: float
+    threshold: float
+    def __init__(self, level: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("run", "epoch")

@@ -14,6 +14,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,6 +36,7 @@ COEFFICIENT_TOLERANCE = 1e-6
 MAX_COEFFICIENT = 1e3
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 1000  # beyond, quotients of finite logits overflow
 MAX_ROW_BYTES = 2**30
+CONFORMAL_POLICIES = {"mean", "random", "cascade"}
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 IDENTIFIER_RULE = "1 to 128 letters, digits, '.', '_' or '-', a letter or digit first"
@@ -60,6 +62,8 @@ class Violation(StrEnum):
     ZERO_MEMBERS = "zero-members"
     BAD_TEMPERATURE = "bad-temperature"
     BAD_METRIC = "bad-metric"
+    BAD_CASCADE = "bad-cascade"
+    BAD_CONFORMAL = "bad-conformal"
     UNKNOWN_REFERENCE = "unknown-reference"
     BAD_COEFFICIENTS = "bad-coefficients"
     ABSOLUTE_PATH = "absolute-path"
@@ -232,6 +236,53 @@ def _check_manifest(manifest: EnsembleManifest) -> None:
         if statistics and not member.statistics:
             message = f"member '{member.id}' names no statistics, but the network has some"
             raise InvalidEnsemble(Violation.UNKNOWN_REFERENCE, message)
+
+    if manifest.HasField("cascade"):
+        _check_cascade(manifest)
+    _check_conformal(manifest)
+
+
+def _check_cascade(manifest: EnsembleManifest) -> None:
+    cascade, members = manifest.cascade, [member.id for member in manifest.members]
+    stages = [stage.member for stage in cascade.stages]
+    if sorted(stages) != sorted(members):
+        message = f"the cascade runs {len(stages)} members; expected each of the {len(members)} once"
+        raise InvalidEnsemble(Violation.BAD_CASCADE, message)
+    if not 0.0 <= cascade.accuracy_loss < 1.0 or not 1.0 <= cascade.members_run <= len(members):
+        message = (
+            f"the cascade says accuracy loss {cascade.accuracy_loss} with {cascade.members_run} members run; "
+            f"expected a share below 1, and 1 to {len(members)}"
+        )
+        raise InvalidEnsemble(Violation.BAD_CASCADE, message)
+    for stage in cascade.stages:
+        _check_temperature(stage.temperature, f"the cascade at '{stage.member}'")
+        if not 0.0 <= stage.threshold <= 1.0:
+            message = f"the cascade's threshold at '{stage.member}' is {stage.threshold}; expected 0 to 1"
+            raise InvalidEnsemble(Violation.BAD_CASCADE, message)
+    first, last = cascade.stages[0], cascade.stages[-1]
+    if first.temperature != 1.0 or last.threshold != 0.0:
+        message = (
+            f"the cascade begins with temperature {first.temperature} and ends with threshold {last.threshold}; "
+            f"expected 1 and 0: one member has its own temperature, and all of them answer"
+        )
+        raise InvalidEnsemble(Violation.BAD_CASCADE, message)
+
+
+def _check_conformal(manifest: EnsembleManifest) -> None:
+    policies = [entry.policy for entry in manifest.conformal]
+    known = CONFORMAL_POLICIES if manifest.HasField("cascade") else CONFORMAL_POLICIES - {"cascade"}
+    if len(set(policies)) != len(policies) or set(policies) - known:
+        message = f"there are conformal thresholds for {policies}; expected some of {sorted(known)}, each once"
+        raise InvalidEnsemble(Violation.BAD_CONFORMAL, message)
+    for entry in manifest.conformal:
+        levels = [threshold.level for threshold in entry.thresholds]
+        if not levels or not all(a < b for a, b in pairwise([0.0, *levels, 1.0])):
+            message = f"the conformal levels of '{entry.policy}' are {levels}; expected them to ascend between 0 and 1"
+            raise InvalidEnsemble(Violation.BAD_CONFORMAL, message)
+        thresholds = [threshold.threshold for threshold in entry.thresholds]
+        if not all(a <= b for a, b in pairwise([0.0, *thresholds, 1.0])):
+            message = f"the conformal thresholds of '{entry.policy}' are {thresholds}; expected none to fall, 0 to 1"
+            raise InvalidEnsemble(Violation.BAD_CONFORMAL, message)
 
 
 def _check_terms(member: Member, weight_sets: set[str]) -> None:

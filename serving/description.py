@@ -15,12 +15,7 @@ EXTENSIONS = ("classification", "model_configuration", "parameters", "schedule_p
 def outputs(ensemble: Ensemble) -> list[tuple[str, str, list[int]]]:
     """Name, datatype and shape of each, in the order of the metadata; -1 is an axis that varies, the first the rows."""
     classes = len(ensemble.class_labels)
-    return [
-        ("probs", "FP32", [-1, classes]),
-        ("entropy", "FP32", [-1]),
-        ("mutual_information", "FP32", [-1]),
-        ("member_probs", "FP32", [-1, -1, classes]),
-    ]
+    return [(name, output.datatype, output.shape(classes)) for name, output in ensemble.disclosure.outputs.items()]
 
 
 def properties(ensemble: Ensemble, max_batch_rows: int, forced_policy: Policy | None) -> dict[str, str]:
@@ -47,6 +42,10 @@ def metadata(
     )
 
 
+def _triton_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
 def configuration(ensemble: Ensemble, max_batch_rows: int, forced_policy: Policy | None) -> oip.ModelConfig:
     pictures = takes_pictures(ensemble.input_datatype, ensemble.input_shape)
     return oip.ModelConfig(
@@ -64,7 +63,7 @@ def configuration(ensemble: Ensemble, max_batch_rows: int, forced_policy: Policy
             )
         ],
         output=[
-            oip.ModelOutput(name=name, data_type=f"TYPE_{datatype}", dims=shape[1:])
+            oip.ModelOutput(name=name, data_type=_triton_type(datatype), dims=shape[1:])
             for name, datatype, shape in outputs(ensemble)
         ],
         instance_group=[oip.ModelInstanceGroup(name=ensemble.name, count=1, kind=oip.ModelInstanceGroup.KIND_MODEL)],

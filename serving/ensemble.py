@@ -1,8 +1,11 @@
 """An ensemble that can answer: loads its members, runs a batch of requests through them."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +15,16 @@ from protos.graph import DATATYPES
 from protos.stored_ensemble import StoredEnsemble
 from serving import members
 from serving.batcher import Work
-from serving.combine import combine
+from serving.cascade import Cascade
+from serving.combine import combine, energy
+from serving.conformal import Conformal
 from serving.curve import CurveGrid, NoCurve
 from serving.engines.engine import Engine
 from serving.errors import InvalidRequest, ServingError, StartupError
 from serving.executor import Executor
 from serving.members import Memory
 from serving.metrics import Metrics, ModelMetrics
+from serving.outputs import FULL, Disclosure
 from serving.policy import Policy, assign, draw_points
 from serving.prediction import Prediction
 from serving.stage import Stage
@@ -26,11 +32,29 @@ from serving.stage import Stage
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """What the networks said of a batch."""
+
+    logits_MBC: NDArray[np.float32]  # 0 where a network did not run on a row
+    mask_MB: NDArray[np.bool_]
+    temperatures_MB: NDArray[np.float64]  # of the networks, [M, B] or [M, 1]
+    temperature_B: NDArray[np.float64]  # of each row's mean
+
+
 class Ensemble:
-    """curve: what policy `curve` draws from, or why there is nothing."""
+    """curve: what policy `curve` draws from, or why there is nothing.
+
+    disclosure: how much of its answers is told, by whatever protocol.
+    """
 
     def __init__(
-        self, stored: StoredEnsemble, executor: Executor, metrics: ModelMetrics, curve: CurveGrid | NoCurve
+        self,
+        stored: StoredEnsemble,
+        executor: Executor,
+        metrics: ModelMetrics,
+        curve: CurveGrid | NoCurve,
+        disclosure: Disclosure = FULL,
     ) -> None:
         manifest = stored.manifest
         self.name = manifest.name
@@ -42,6 +66,11 @@ class Ensemble:
         self.member_ids = [member.id for member in manifest.members]
         self._temperatures_M = np.array([member.temperature for member in manifest.members])
         self._temperature = manifest.temperature
+        self.cascade = (
+            Cascade(manifest.cascade, self.member_ids, self._temperatures_M) if manifest.HasField("cascade") else None
+        )
+        self.conformal = Conformal(manifest.conformal)
+        self.disclosure = disclosure
         self._executor = executor
         self.metrics = metrics
         self.curve = curve
@@ -55,25 +84,16 @@ class Ensemble:
 
     def execute(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
         """Answers a batch of requests, whatever their policies: each member runs once, on the rows that want it."""
-        members = len(self.member_ids)
         inputs = np.concatenate([work.inputs for work in batch]) if len(batch) > 1 else batch[0].inputs
-        mask_MB = np.concatenate([assign(work.choice, work.rows, members) for work in batch], axis=1)
-
         start = time.monotonic()
-        logits_MBC = self._executor.run(inputs, mask_MB)
-        temperatures_M = self._temperatures_M
-        if (drawn := [work.choice.policy is Policy.CURVE for work in batch]) and any(drawn):
-            # The networks drawn for these rows stand as one more member.
-            drawn_B = np.repeat(drawn, [work.rows for work in batch])
-            drawn_BC = np.zeros(logits_MBC.shape[1:], np.float32)
-            drawn_BC[drawn_B] = self._draw(inputs[drawn_B])
-            logits_MBC = np.concatenate([logits_MBC, drawn_BC[None]])
-            mask_MB = np.concatenate([mask_MB, drawn_B[None]])
-            temperatures_M = np.append(temperatures_M, 1.0)
+        ran = self._run(batch, inputs)
+        logits_MBC, mask_MB = ran.logits_MBC, ran.mask_MB
         executed = time.monotonic()
         finite_B = np.asarray(np.isfinite(logits_MBC).all(axis=(0, 2)))
         logits_MBC[:, ~finite_B] = 0.0  # their requests are refused below
-        combined = combine(logits_MBC, mask_MB, temperatures_M, self._temperature)
+        combined = combine(logits_MBC, mask_MB, ran.temperatures_MB, ran.temperature_B)
+        energy_B = energy(logits_MBC, mask_MB) if any(work.choice.energy for work in batch) else None
+        members_run_B = mask_MB.sum(axis=0, dtype=np.int32)
         combined_at = time.monotonic()
         self.metrics.execute_seconds.observe(executed - start)
         self.metrics.combine_seconds.observe(combined_at - executed)
@@ -82,7 +102,7 @@ class Ensemble:
             work.stages.append(Stage("execute", start, executed, len(inputs)))
             work.stages.append(Stage("combine", executed, combined_at, len(inputs)))
         self.metrics.rows.inc(len(inputs))
-        self.metrics.members_run.inc(int(mask_MB.sum()))
+        self.metrics.members_run.inc(int(members_run_B.sum()))
         self.metrics.quality.observe(combined, mask_MB, finite_B)
 
         answers: list[Prediction | ServingError] = []
@@ -109,21 +129,53 @@ class Ensemble:
                     entropy_B=combined.entropy_B[rows],
                     mutual_information_B=combined.mutual_information_B[rows],
                     member_probs_BMC=member_probs_MBC.swapaxes(0, 1),
+                    members_run_B=members_run_B[rows],
+                    energy_B=None if energy_B is None else energy_B[rows],
                 )
             )
         return answers
 
-    def _draw(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Logits [B, C], tempered, each row's by a network drawn from the curve for it alone."""
+    def _run(self, batch: Sequence[Work], inputs: NDArray[np.generic]) -> "_Ran":
+        mask_MB = np.concatenate([assign(work.choice, work.rows, len(self.member_ids)) for work in batch], axis=1)
+        cascaded_B, drawn_B = (
+            _by_row(batch, [work.choice.policy is policy for work in batch])
+            for policy in (Policy.CASCADE, Policy.CURVE)
+        )
+        if self.cascade is not None:
+            self.cascade.start(mask_MB, cascaded_B)
+        logits_MBC = self._executor.run(inputs, mask_MB)
+        ran = _Ran(logits_MBC, mask_MB, self._temperatures_M[:, None], np.full(len(inputs), self._temperature))
+        if self.cascade is not None and cascaded_B.any():
+            deadline_B = _by_row(batch, [math.inf if work.deadline is None else work.deadline for work in batch])
+            fitted_B = self.cascade.go_on(self._executor.run, inputs, logits_MBC, mask_MB, cascaded_B, deadline_B)
+            ran.temperature_B[cascaded_B] = fitted_B[cascaded_B]
+        return self._with_drawn(ran, inputs, drawn_B) if drawn_B.any() else ran
+
+    def _with_drawn(self, ran: "_Ran", inputs: NDArray[np.generic], drawn_B: NDArray[np.bool_]) -> "_Ran":
+        """The networks that are drawn from the curve, each for one row, stand as one more member."""
         assert isinstance(self.curve, CurveGrid)  # the request was parsed
-        points = [self.curve.at(t) for t in draw_points(len(inputs))]
-        temperatures_B1 = np.array([[point.temperature] for point in points], np.float32)
-        return self._executor.run_points(inputs, points) / temperatures_B1
+        points = [self.curve.at(t) for t in draw_points(int(drawn_B.sum()))]
+        logits_BC = np.zeros(ran.logits_MBC.shape[1:], np.float32)
+        logits_BC[drawn_B] = self._executor.run_points(inputs[drawn_B], points)
+        temperatures_B = np.ones(len(inputs))
+        temperatures_B[drawn_B] = [point.temperature for point in points]
+        members_MB = np.broadcast_to(ran.temperatures_MB, ran.mask_MB.shape)
+        return _Ran(
+            np.concatenate([ran.logits_MBC, logits_BC[None]]),
+            np.concatenate([ran.mask_MB, drawn_B[None]]),
+            np.concatenate([members_MB, temperatures_B[None]]),
+            ran.temperature_B,
+        )
 
     def close(self) -> None:
         """Lets go of the networks; the engine is its owner's."""
         self._executor.close()
         self.metrics.close()
+
+
+def _by_row(batch: Sequence[Work], values: Sequence[Any]) -> NDArray[Any]:
+    """A value for each request, as one for each row."""
+    return np.repeat(values, [work.rows for work in batch])
 
 
 def load(
@@ -132,6 +184,7 @@ def load(
     metrics: Metrics,
     memory: Memory = Memory.FAST,
     forced_policy: Policy | None = None,
+    disclosure: Disclosure = FULL,
 ) -> Ensemble:
     """Loads the networks of a validated directory into the engine. Raises StartupError.
 
@@ -149,7 +202,7 @@ def load(
     manifest = stored.manifest
     executor = Executor(engine, loaded, len(manifest.class_labels))
     model_metrics = metrics.model(manifest.name, manifest.version, manifest.class_labels, len(manifest.members))
-    return Ensemble(stored, executor, model_metrics, curve)
+    return Ensemble(stored, executor, model_metrics, curve, disclosure)
 
 
 def _curve(stored: StoredEnsemble, forced_policy: Policy | None) -> CurveGrid | NoCurve:

@@ -46,7 +46,12 @@ class Loader:
     def _load(self, stored: StoredEnsemble) -> Ensemble:
         engine = self._engine
         ensemble = ensembles.load(
-            stored, engine, self._metrics, Memory(self._settings.memory), self._settings.forced_policy
+            stored,
+            engine,
+            self._metrics,
+            Memory(self._settings.memory),
+            self._settings.forced_policy,
+            self._settings.disclosure,
         )
         logger.info(
             "loaded model=%s version=%s members=%d engine=%s threads=%d",

@@ -37,6 +37,7 @@ class Asked(TypedDict, total=False):
     members: Sequence[int | str]  # indices or ids, for policy `members`
     member_probs: bool  # answer with each member's own probabilities as well
     also: Sequence[str]  # outputs beside the default ones, by name
+    level: float  # of output `prediction_set`: the share of rows whose set holds the true class
     parameters: Mapping[str, bool | int | float | str]  # any other request parameters
     priority: int  # 1 is the most urgent
 
@@ -47,7 +48,7 @@ class Answer:
 
     outputs: Mapping[str, NDArray[np.generic]]
     policy: str
-    members_run: int  # on each row
+    members_run: int  # on each row; the most, if they differ; 0 if the server does not tell
     model_version: str
 
     @property
@@ -69,6 +70,21 @@ class Answer:
     def member_probs(self) -> NDArray[np.float32] | None:
         """[B, M, C], if asked for"""
         return self._floats("member_probs") if "member_probs" in self.outputs else None
+
+    @property
+    def energy(self) -> NDArray[np.float32]:
+        """[B], if asked for: higher for what looks unfamiliar"""
+        return self._floats("energy")
+
+    @property
+    def prediction_set(self) -> NDArray[np.bool_]:
+        """[B, C], if asked for"""
+        return self.outputs["prediction_set"].astype(np.bool_, copy=False)
+
+    @property
+    def labels(self) -> list[str]:
+        """Of each row, if asked for, or if the server gives nothing else"""
+        return [label.decode() for label in self.outputs["label"].tolist()]
 
     def _floats(self, name: str) -> NDArray[np.float32]:
         return self.outputs[name].astype(np.float32, copy=False)
@@ -96,13 +112,16 @@ def request(model: Model, version: str, rows: NDArray[np.generic], asked: Asked)
     little_endian = DATATYPES[model.input_datatype].newbyteorder("<")
     message.raw_input_contents.append(np.ascontiguousarray(rows, little_endian).tobytes())
     more = ("member_probs",) if asked.get("member_probs") else ()
-    for name in dict.fromkeys((*DEFAULT_OUTPUTS, *more, *asked.get("also", ()))):
+    default = tuple(name for name in DEFAULT_OUTPUTS if name in model.outputs) or model.outputs
+    for name in dict.fromkeys((*default, *more, *asked.get("also", ()))):
         message.outputs.add(name=name)
     parameters: dict[str, bool | int | float | str] = dict(asked.get("parameters", {}))
     if "policy" in asked:
         parameters["policy"] = asked["policy"]
     if "members" in asked:
         parameters["members"] = ",".join(map(str, asked["members"]))
+    if "level" in asked:
+        parameters["level"] = asked["level"]
     if "priority" in asked:
         parameters["priority"] = asked["priority"]
     for name, value in parameters.items():
@@ -143,7 +162,7 @@ def joined(answers: Iterable[Answer]) -> Answer:
         return parts[0]
     first = parts[0]
     outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in first.outputs}
-    return Answer(outputs, first.policy, first.members_run, first.model_version)
+    return Answer(outputs, first.policy, max(part.members_run for part in parts), first.model_version)
 
 
 def _tensor(output: oip.ModelInferResponse.InferOutputTensor, data: bytes) -> NDArray[np.generic]:

@@ -17,22 +17,20 @@ class Policy(StrEnum):
     MEMBERS = "members"  # a chosen subset
     RANDOM = "random"  # every row its own, drawn afresh
     CURVE = "curve"  # every row a network of its own, at a point of the curve drawn afresh
+    CASCADE = "cascade"  # one after the other, until their mean is sure enough
 
 
 @dataclass(frozen=True)
 class Choice:
     policy: Policy
     members: tuple[int, ...] = ()  # of `members`: indices, distinct, in the client's order
-
-    def members_run(self, members: int) -> int:
-        """How many members answer each row."""
-        return {Policy.MEAN: members, Policy.MEMBERS: len(self.members), Policy.RANDOM: 1, Policy.CURVE: 1}[self.policy]
+    energy: bool = False  # whether energies are wanted: a second pass over all logits
 
 
 def assign(
     choice: Choice, rows: int, members: int, draw: Callable[[int], int] = secrets.randbelow
 ) -> NDArray[np.bool_]:
-    """[M, B]: whether member m answers row b; at least one does, but with policy `curve`, where none does.
+    """[M, B]: whether member m answers row b; none does of `curve`, nor of `cascade`, whose rows find their own.
 
     draw: an integer below its argument, uniform, from the operating system's random source. Never a function of
     the input: then every small change of it would draw again, and a lucky wrong draw would be permanent.

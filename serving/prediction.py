@@ -14,4 +14,7 @@ class Prediction:
     probs_BC: NDArray[np.float64]
     entropy_B: NDArray[np.float64]  # nats
     mutual_information_B: NDArray[np.float64]  # nats
-    member_probs_BMC: NDArray[np.float64]  # of the members that answered each row; in the client's order if it chose
+    # Of the members that answered, in the client's order if it chose; of a cascade, 0 where one did not answer a row.
+    member_probs_BMC: NDArray[np.float64]
+    members_run_B: NDArray[np.int32]
+    energy_B: NDArray[np.float64] | None = None  # if the choice asked for it

@@ -69,7 +69,7 @@ class Repository:
         """The model; an empty version is the latest. Raises UnknownModel, NotReady."""
         versions = self._models.get(name, {})
         if not versions:
-            raise UnknownModel(f"unknown model '{name}'; this server has {_quoted(self._models)}")
+            raise UnknownModel(f"unknown model '{name}'; this server has {_quoted(sorted(self._models))}")
         if version and version not in versions:
             raise UnknownModel(
                 f"unknown version '{version}' of '{name}'; this server has {_quoted(sorted(versions, key=age))}"

@@ -1,7 +1,9 @@
 """Validates: from the wire to arrays and a choice of members, or InvalidRequest. Checked here once, then trusted."""
 
+import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,20 +15,21 @@ from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2 import InferParameter, ModelInferRequest
 from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY
 from serving.bytes_tensor import unpack
+from serving.conformal import DEFAULT_LEVEL
 from serving.curve import NoCurve
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
+from serving.outputs import OUTPUTS, Disclosure
 from serving.pictures import takes_pictures
 from serving.policy import Choice, Policy
 
-DEFAULT_OUTPUTS = ("probs", "entropy", "mutual_information")
-OUTPUTS = (*DEFAULT_OUTPUTS, "member_probs")
 CLASSIFIED = ("probs",)  # outputs with a column a class
 INT64_MAX = 2**63 - 1
+_DECIMAL = re.compile(r"[01]?\.[0-9]{1,12}")
 
 # The protocol's own, which other servers act on: accepted, and without effect here but for `timeout` and `priority`.
 _RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output")
-_OURS = ("policy", "members")
+_OURS = ("policy", "members", "level")
 # The field of typed contents that each datatype has; FP16 and BF16 have none.
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -62,6 +65,7 @@ class Request:
     pictures: tuple[bytes, ...] = ()  # still encoded, a row each
     classification: Mapping[str, int] = field(default_factory=dict)  # outputs wanted as their k likeliest classes
     priority: int = DEFAULT_PRIORITY
+    set_threshold: float = 1.0  # of output `prediction_set`, if it is among the outputs
 
     @property
     def rows(self) -> int:
@@ -79,16 +83,21 @@ def parse(message: ModelInferRequest, ensemble: Ensemble, max_rows: int, forced_
     choice = _choice(parameters, ensemble.member_ids) if forced_policy is None else Choice(forced_policy)
     if choice.policy is Policy.CURVE and isinstance(ensemble.curve, NoCurve):
         raise InvalidRequest(f"policy 'curve': {ensemble.curve}")
-    outputs = _outputs(message)
+    if choice.policy is Policy.CASCADE and ensemble.cascade is None:
+        raise InvalidRequest("policy 'cascade' was asked for; the manifest has no cascade")
+    outputs = _outputs(message, ensemble.disclosure)
+    level = _level(parameters)
+    set_threshold = ensemble.conformal.threshold(choice.policy, level) if "prediction_set" in outputs else 1.0
     inputs = _inputs(message, ensemble, max_rows)
     return Request(
         inputs=inputs if isinstance(inputs, np.ndarray) else None,
-        choice=choice,
+        choice=dataclasses.replace(choice, energy="energy" in outputs),
         outputs=outputs,
         timeout_s=_timeout(parameters),
         pictures=() if isinstance(inputs, np.ndarray) else inputs,
         classification=_classification(message, len(ensemble.class_labels)),
         priority=_priority(parameters),
+        set_threshold=set_threshold,
     )
 
 
@@ -147,6 +156,21 @@ def _priority(parameters: Mapping[str, InferParameter]) -> int:
     return min(_integer(parameters, "priority", "0, or 1 and more") or DEFAULT_PRIORITY, LAST_PRIORITY)
 
 
+def _level(parameters: Mapping[str, InferParameter]) -> float:
+    if "level" not in parameters:
+        return DEFAULT_LEVEL
+    kind = parameters["level"].WhichOneof("parameter_choice")
+    if kind == "double_param":
+        level = parameters["level"].double_param
+    else:  # not every client can send a double
+        text = _text(parameters, "level", "")
+        level = float(text) if _DECIMAL.fullmatch(text) else math.nan
+    if not 0.0 < level < 1.0:
+        shown = level if kind == "double_param" else repr(text[:80])
+        raise InvalidRequest(f"parameter 'level' is {shown}; expected a number between 0 and 1, such as 0.9")
+    return level
+
+
 def _integer(parameters: Mapping[str, InferParameter], name: str, expected: str) -> int:
     """0 if it did not come. Raises InvalidRequest for negative ones."""
     if name not in parameters:
@@ -160,16 +184,18 @@ def _integer(parameters: Mapping[str, InferParameter], name: str, expected: str)
     return value
 
 
-def _outputs(message: ModelInferRequest) -> tuple[str, ...]:
+def _outputs(message: ModelInferRequest, disclosure: Disclosure) -> tuple[str, ...]:
     if len(message.outputs) > 2 * len(OUTPUTS):
-        raise InvalidRequest(f"{len(message.outputs)} outputs were asked for; the model has {len(OUTPUTS)}")
+        raise InvalidRequest(f"{len(message.outputs)} outputs were asked for; the model has {len(disclosure.outputs)}")
     names = [output.name for output in message.outputs]
     for i, name in enumerate(names):
         if name not in OUTPUTS:
-            raise InvalidRequest(f"unknown output '{name}'; expected one of {', '.join(OUTPUTS)}")
+            raise InvalidRequest(f"unknown output '{name}'; expected one of {', '.join(disclosure.outputs)}")
+        if name not in disclosure.outputs:
+            raise InvalidRequest(f"output '{name}' was asked for; this server gives {' and '.join(disclosure.outputs)}")
         if name in names[:i]:
             raise InvalidRequest(f"output '{name}' was asked for twice; expected each output once")
-    return tuple(names) or DEFAULT_OUTPUTS
+    return tuple(names) or disclosure.default_outputs
 
 
 def _classification(message: ModelInferRequest, classes: int) -> dict[str, int]:

@@ -11,7 +11,7 @@ from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from protos.validate import IsTrusted
-from serving import reflection, signals, status, transport
+from serving import reflection, signals, sockets, status, transport
 from serving.control import Control
 from serving.cpu import usable_cpus
 from serving.decoder import Decoder
@@ -98,9 +98,12 @@ async def serve(settings: Settings) -> None:
         metrics.ready.set(0)
         await checks.enter_graceful_shutdown()
         await asyncio.sleep(settings.drain_seconds)
-        await servicer.quiet(QUIET_SECONDS, QUIET_LIMIT_SECONDS)
+        sockets.stop_listening(grpc_port)
+        await servicer.quiet(QUIET_SECONDS, _quiet_limit(settings))
         servicer.refuse()
-        await servicer.quiet(QUIET_SECONDS, settings.grace_seconds if opened else 0.0)
+        await servicer.finished(settings.grace_seconds if opened else 0.0)
+        await asyncio.sleep(QUIET_SECONDS)  # the last answers are on their way
+        sockets.disconnect(grpc_port)
     finally:
         # No grace here: what is left are health watchers and half-open calls, which would wait it out.
         await asyncio.gather(*(each.stop(None) for each in servers))
@@ -112,6 +115,12 @@ async def serve(settings: Settings) -> None:
         logger.info("stopped")
         if stop.is_set() and not closing.done():
             signals.end()
+
+
+def _quiet_limit(settings: Settings) -> float:
+    """How long connections that are there may still bring requests: those that age do, until the last has aged."""
+    aged_seconds = 1.1 * settings.max_connection_age_seconds
+    return max(QUIET_LIMIT_SECONDS, min(aged_seconds, settings.grace_seconds))
 
 
 async def _close(repository: Repository, reloader: Reloader, decoder: Decoder, tracer: Tracer | None) -> None:

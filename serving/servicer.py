@@ -72,6 +72,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 return
             await asyncio.sleep(seconds / 5)
 
+    async def finished(self, limit_s: float) -> None:
+        """Returns once nothing is in flight, or after the limit."""
+        end = time.monotonic() + limit_s
+        while self._in_flight and time.monotonic() < end:  # noqa: ASYNC110  # as in quiet()
+            await asyncio.sleep(0.01)
+
     async def ModelInfer(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
         return await self._observed("ModelInfer", message, context)
 

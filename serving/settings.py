@@ -17,6 +17,7 @@ from serving import logs
 from serving.device import DEVICES, ENGINES
 from serving.errors import StartupError
 from serving.members import Memory
+from serving.outputs import Disclosure
 from serving.policy import Policy
 
 _DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
@@ -54,6 +55,8 @@ class Settings:
         "mean: the default, and a request may choose another; random, curve: how every request is answered",
         (Policy.MEAN, Policy.RANDOM, Policy.CURVE),
     )
+    round_probs: int = _setting(-1, "decimals of every number that is answered; -1: full precision")
+    labels_only: bool = _setting(False, "answer with labels, and refuse to say more")
     threads: int = _setting(0, "CPU threads that run members; 0: the CPUs that this process may use")
     max_batch_rows: int = _setting(64, "rows that run at once; a request with more is refused")
     max_queue_rows: int = _setting(1024, "rows that wait; a request beyond is refused at once")
@@ -87,6 +90,10 @@ class Settings:
         """Answers every request, whatever it asks; None: a request may choose."""
         return None if self.policy == Policy.MEAN else Policy(self.policy)
 
+    @property
+    def disclosure(self) -> Disclosure:
+        return Disclosure(self.round_probs if self.round_probs >= 0 else None, self.labels_only)
+
     def __post_init__(self) -> None:
         for name, field in _SETTINGS.items():
             if (choices := field.metadata["choices"]) and getattr(self, name) not in choices:
@@ -96,6 +103,7 @@ class Settings:
             "metrics_port": (0, 65535),
             "health_port": (-1, 65535),
             "http_port": (-1, 65535),
+            "round_probs": (-1, 7),
             "threads": (0, 1024),
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),

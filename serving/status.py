@@ -1,7 +1,8 @@
-"""The metrics port: Prometheus' text at /metrics, and at / a page for people that draws what it reads there."""
+"""The metrics port: Prometheus' text at /metrics, at / a page for people that draws what it reads there, and /ready."""
 
 import base64
 import hashlib
+import logging
 import re
 import socket
 import threading
@@ -12,6 +13,8 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
+
+logger = logging.getLogger(__name__)
 
 Environment = dict[str, Any]
 Start = Callable[[str, list[tuple[str, str]]], object]
@@ -45,10 +48,14 @@ def application(registry: CollectorRegistry) -> Application:
             case "/":
                 start("200 OK", headers)
                 return [page]
+            case "/ready":  # for load balancers that know HTTP checks only
+                ready = registry.get_sample_value("ensemble_ready") == 1
+                start("200 OK" if ready else "503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+                return [b"ready\n" if ready else b"not ready\n"]
             case "/metrics":
                 return metrics(environment, start)
         start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"not found; expected / or /metrics\n"]
+        return [b"not found; expected /, /metrics or /ready\n"]
 
     return answer
 
@@ -69,6 +76,10 @@ def _policy(page: str) -> str:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A load balancer's check hangs up once it has seen the status: not worth a stack trace on stderr."""
+        logger.debug("metrics port: request failed", exc_info=True)
 
 
 class _Handler(WSGIRequestHandler):

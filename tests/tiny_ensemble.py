@@ -14,6 +14,10 @@ from protos.ensemble_pb2 import (
     BEZIER,
     CLASSIFICATION,
     NEXT_TOKEN,
+    Cascade,
+    CascadeStage,
+    Conformal,
+    ConformalThreshold,
     Curve,
     CurvePoint,
     Endpoint,
@@ -29,6 +33,13 @@ from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 FEATURES, CLASSES = 4, 3
 EPSILON = 1e-5
 POOLED_TEMPERATURE = 0.8
+CASCADE_THRESHOLD = 0.65
+# By policy and level: 1 − p of at most so much.
+CONFORMAL = {
+    "mean": {0.9: 0.6, 0.99: 0.95},
+    "random": {0.9: 0.7, 0.99: 0.97},
+    "cascade": {0.9: 0.65, 0.99: 1.0},
+}
 
 
 def weights(seed: int) -> Tensors:
@@ -95,6 +106,7 @@ def manifest(members: int) -> EnsembleManifest:
         entries[-1].terms.extend(
             Term(weight_set=f"w{k}", coefficient=coefficient) for k, coefficient in enumerate(bezier(1, 0.25))
         )
+    ids = [entry.id for entry in entries]
     return EnsembleManifest(
         name="tiny",
         version="1",
@@ -104,7 +116,31 @@ def manifest(members: int) -> EnsembleManifest:
         members=entries,
         temperature=POOLED_TEMPERATURE,
         metrics=[Metrics(predictor="ensemble", split="test", rows=10, error=0.1, nll=0.2, brier=0.1, ece=0.1)],
+        cascade=_cascade(ids) if members > 1 else None,
+        conformal=[
+            Conformal(
+                policy=policy,
+                rows=100,
+                thresholds=[ConformalThreshold(level=level, threshold=value) for level, value in thresholds.items()],
+            )
+            for policy, thresholds in CONFORMAL.items()
+            if policy != "cascade" or members > 1
+        ],
     )
+
+
+def _cascade(ids: list[str]) -> Cascade:
+    """From the last member to the first; colder with every member."""
+    stages = [
+        CascadeStage(member=identifier, temperature=cascade_temperature(k), threshold=CASCADE_THRESHOLD)
+        for k, identifier in enumerate(reversed(ids))
+    ]
+    stages[-1].threshold = 0.0
+    return Cascade(stages=stages, accuracy_loss=0.01, members_run=(1 + len(ids)) / 2)
+
+
+def cascade_temperature(k: int) -> float:
+    return max(1.0 - 0.1 * k, 0.1)
 
 
 def write(
@@ -231,3 +267,18 @@ def point_probs(
     x = (inputs - s["bn.running_mean"]) / np.sqrt(s["bn.running_var"] + EPSILON) * w["bn.weight"] + w["bn.bias"]
     exponents = np.exp((x @ w["linear.weight"].T + w["linear.bias"]) / temperature)
     return np.asarray(exponents / exponents.sum(-1, keepdims=True))
+
+
+def cascade_probs(inputs: NDArray[np.generic], members: int = 4) -> tuple[NDArray[np.float64], list[int]]:
+    """[B, C] and how many members each row took, by the definition: a row and a member at a time."""
+    probs, run = [], []
+    for row in member_probs(inputs, members).swapaxes(0, 1):
+        for k in range(members):
+            mean = row[::-1][: k + 1].mean(0)
+            mean = mean ** (1.0 / cascade_temperature(k)) if k else mean
+            mean /= mean.sum()
+            if k == members - 1 or mean.max() > CASCADE_THRESHOLD:
+                break
+        probs.append(mean)
+        run.append(k + 1)
+    return np.stack(probs), run

@@ -184,9 +184,13 @@ class ExportConfig:
     """Of what ensemble directories hold beside their members."""
 
     probe_rows: int = 16  # of calibration, stored with every member's logits, for a server to compare with; 0: none
+    # Of policy cascade: the share of rows, in expectation at most, that it gets wrong and all members right. Below one
+    # in so many calibration rows nothing can be promised, and every member runs; 0: no cascade.
+    cascade_loss: float = 0.001
 
     def __post_init__(self) -> None:
         _within("export.probe_rows", self.probe_rows, 0, 1000, open_end=False)
+        _within("export.cascade_loss", self.cascade_loss, 0.0, 1.0, open_end=True)
 
 
 @dataclass(frozen=True)

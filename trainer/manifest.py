@@ -23,7 +23,7 @@ from protos.ensemble_pb2 import (
 from protos.graph import DATATYPES, Graph
 from protos.stored_ensemble import StoredEnsemble, Tensors
 from protos.validate import MANIFEST
-from trainer import evaluate, export, probe
+from trainer import cascade, conformal, evaluate, export, probe
 from trainer.config import Config
 from trainer.data import Splits
 from trainer.member import Ensemble, Member
@@ -71,6 +71,8 @@ def write(
     for name, predictor in ({"ensemble": ensemble} | baselines).items():
         for split in ("calibration", "test"):
             manifest.metrics.append(predictor.quality(splits, split).to_proto(name, split))
+    if not splits.next_token:  # which no server answers
+        _add_uncertainty(manifest, ensemble, splits, config.export.cascade_loss)
 
     # The file alone is the first member: an initializer must hold something, and this is worth having.
     first = StoredEnsemble(manifest, graph, weight_sets, statistics).model(manifest.members[0])
@@ -88,6 +90,28 @@ def write(
         approve=agree,
         probe=probe.of(ensemble, splits, config.export.probe_rows),
     )
+
+
+def _add_uncertainty(manifest: EnsembleManifest, ensemble: Ensemble, splits: Splits, loss: float) -> None:
+    """What policy cascade and prediction sets need, fitted on calibration; and what the cascade is worth."""
+    logits_MNC, targets = ensemble.logits("calibration"), splits.calibration.labels
+    manifest.conformal.append(
+        conformal.to_proto("mean", conformal.scores(ensemble.probs("calibration"), targets)[:, None])
+    )
+    manifest.conformal.append(
+        conformal.to_proto("random", conformal.random_scores(logits_MNC, ensemble.temperatures, targets))
+    )
+    if len(ensemble.members) == 1 or not loss:
+        return
+    fitted = cascade.fit(logits_MNC, ensemble.temperatures, ensemble.temperature, targets, loss)
+    for split in ("calibration", "test"):
+        probs, run = fitted.answer(ensemble.logits(split), ensemble.temperatures)
+        quality = evaluate.quality(probs, splits.measured[split].labels)
+        manifest.metrics.append(quality.to_proto("cascade", split))
+        if split == "calibration":
+            ids = [member.id for member in ensemble.members]
+            manifest.cascade.CopyFrom(cascade.to_proto(fitted, ids, loss, float(run.double().mean())))
+            manifest.conformal.append(conformal.to_proto("cascade", conformal.scores(probs, targets)[:, None]))
 
 
 def members_there(directory: Path, origin: Provenance) -> int | None:

@@ -42,9 +42,13 @@ class Ensemble:
     def temperatures(self) -> Tensor:
         return torch.tensor([member.temperature for member in self.members], dtype=torch.float64)
 
+    def logits(self, split: str) -> Tensor:
+        """[M, N, C]"""
+        return torch.stack([member.logits[split] for member in self.members])
+
     def probs(self, split: str, tempered: bool = True) -> Tensor:
         """[N, C] float64: what a server answers to the split's rows; without temperatures if not `tempered`."""
-        logits_MBC = torch.stack([member.logits[split] for member in self.members])
+        logits_MBC = self.logits(split)
         if not tempered:
             return temperature.pool(logits_MBC, torch.ones(len(self.members)))
         return temperature.pool(logits_MBC, self.temperatures, self.temperature)

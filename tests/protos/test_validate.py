@@ -604,6 +604,74 @@ def infinite_statistic(directory: Path, manifest: Manifest) -> None:
     replace_tensors(directory, manifest["statistics"][0], bn__running_var=np.array([1, np.inf, 1, 1], np.float32))
 
 
+@case(Violation.BAD_CASCADE, "the cascade runs 3 members; expected each of the 4 once")
+def cascade_of_fewer_members(directory: Path, manifest: Manifest) -> None:
+    del manifest["cascade"]["stages"][1]
+
+
+@case(Violation.BAD_CASCADE, "the cascade runs 4 members; expected each of the 4 once")
+def cascade_that_runs_a_member_twice(directory: Path, manifest: Manifest) -> None:
+    stages = manifest["cascade"]["stages"]
+    stages[1]["member"] = stages[0]["member"]
+
+
+@case(Violation.BAD_CASCADE, "the cascade's threshold at 'endpoint-2' is 1.5; expected 0 to 1")
+def cascade_with_an_impossible_threshold(directory: Path, manifest: Manifest) -> None:
+    manifest["cascade"]["stages"][1]["threshold"] = 1.5
+
+
+@case(Violation.BAD_CASCADE, "the cascade's threshold at 'endpoint-2' is nan; expected 0 to 1")
+def cascade_whose_threshold_is_no_number(directory: Path, manifest: Manifest) -> None:
+    manifest["cascade"]["stages"][1]["threshold"] = "NaN"
+
+
+@case(Violation.BAD_CASCADE, "ends with threshold 0.5; expected 1 and 0")
+def cascade_that_may_never_answer(directory: Path, manifest: Manifest) -> None:
+    manifest["cascade"]["stages"][-1]["threshold"] = 0.5
+
+
+@case(Violation.BAD_CASCADE, "begins with temperature 2.0 and ends")
+def cascade_with_a_second_temperature_of_one_member(directory: Path, manifest: Manifest) -> None:
+    manifest["cascade"]["stages"][0]["temperature"] = 2.0
+
+
+@case(Violation.BAD_TEMPERATURE, "the temperature of the cascade at 'endpoint-2' is 0.0")
+def cascade_without_a_temperature(directory: Path, manifest: Manifest) -> None:
+    del manifest["cascade"]["stages"][1]["temperature"]
+
+
+@case(Violation.BAD_CASCADE, "accuracy loss 1.0 with 2.5 members run; expected a share below 1, and 1 to 4")
+def cascade_that_may_lose_everything(directory: Path, manifest: Manifest) -> None:
+    manifest["cascade"]["accuracyLoss"] = 1.0
+
+
+@case(Violation.BAD_CONFORMAL, "there are conformal thresholds for ['mean', 'random', 'random']")
+def two_thresholds_of_one_policy(directory: Path, manifest: Manifest) -> None:
+    manifest["conformal"][2]["policy"] = "random"
+
+
+@case(Violation.BAD_CONFORMAL, "expected some of ['mean', 'random'], each once")
+def sets_of_a_cascade_that_is_not_there(directory: Path, manifest: Manifest) -> None:
+    del manifest["cascade"]
+
+
+@case(Violation.BAD_CONFORMAL, "the conformal levels of 'mean' are [0.9, 0.9]; expected them to ascend between 0 and 1")
+def levels_that_do_not_ascend(directory: Path, manifest: Manifest) -> None:
+    for threshold in manifest["conformal"][0]["thresholds"]:
+        threshold["level"] = 0.9
+
+
+@case(Violation.BAD_CONFORMAL, "the conformal levels of 'mean' are []")
+def policy_without_levels(directory: Path, manifest: Manifest) -> None:
+    manifest["conformal"][0]["thresholds"] = []
+
+
+@case(Violation.BAD_CONFORMAL, "the conformal thresholds of 'mean' are [0.9, 0.5]; expected none to fall, 0 to 1")
+def thresholds_that_fall(directory: Path, manifest: Manifest) -> None:
+    manifest["conformal"][0]["thresholds"][0]["threshold"] = 0.9
+    manifest["conformal"][0]["thresholds"][1]["threshold"] = 0.5
+
+
 def replace_probe(directory: Path, manifest: Manifest, **changed: Any) -> None:
     replace_tensors(directory, {"file": manifest["probe"]}, **changed)
 

@@ -41,7 +41,10 @@ def test_the_configuration_says_what_the_metadata_says(stub: GRPCInferenceServic
     metadata = stub.ModelMetadata(oip.ModelMetadataRequest(name="tiny"), timeout=30)
     assert (config.name, config.platform, config.max_batch_size) == (metadata.name, metadata.platform, 64)
     for described, tensors in ((config.input, metadata.inputs), (config.output, metadata.outputs)):
-        names = [(tensor.name, f"TYPE_{tensor.datatype}", list(tensor.shape[1:])) for tensor in tensors]
+        names = [
+            (tensor.name, f"TYPE_{tensor.datatype.replace('BYTES', 'STRING')}", list(tensor.shape[1:]))
+            for tensor in tensors
+        ]
         assert [(each.name, oip.DataType.Name(each.data_type), list(each.dims)) for each in described] == names
     assert {name: value.string_value for name, value in config.parameters.items()} == dict(metadata.properties)
     assert config.input[0].format == oip.ModelInput.FORMAT_NONE

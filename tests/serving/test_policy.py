@@ -33,8 +33,12 @@ def test_random_is_uniform_and_independent_from_row_to_row() -> None:
 
 @pytest.mark.parametrize(
     ("choice", "run"),
-    [(Choice(Policy.MEAN), 4), (Choice(Policy.MEMBERS, (1, 2)), 2), (Choice(Policy.RANDOM), 1)],
+    [
+        (Choice(Policy.MEAN), 4),
+        (Choice(Policy.MEMBERS, (1, 2)), 2),
+        (Choice(Policy.RANDOM), 1),
+        (Choice(Policy.CASCADE), 0),
+    ],
 )
-def test_members_run_is_what_each_row_got(choice: Choice, run: int) -> None:
-    assert choice.members_run(4) == run
+def test_each_row_gets_as_many_members_as_the_policy_says(choice: Choice, run: int) -> None:
     assert set(itertools.chain(assign(choice, 7, 4).sum(0).tolist())) == {run}

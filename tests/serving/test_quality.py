@@ -15,7 +15,7 @@ def observe(
     metrics: Metrics, labels: list[str], logits_MBC: np.ndarray, mask_MB: np.ndarray, answered_B: np.ndarray
 ) -> None:
     model = metrics.model("tiny", "1", labels, len(logits_MBC))
-    combined = combine(logits_MBC, mask_MB, np.ones(len(logits_MBC)), 1.0)
+    combined = combine(logits_MBC, mask_MB, np.ones((len(logits_MBC), 1)), 1.0)
     model.quality.observe(combined, mask_MB, answered_B)
 
 
@@ -37,7 +37,7 @@ def test_a_batch_counts_as_its_rows_one_by_one(name: str, bounds: tuple[float, .
     logits_MBC = np.random.default_rng(0).normal(scale=3.0, size=(3, 200, 5))
     logits_MBC[:, :20] = 0.0  # entropy log 5, information 0: the ends of the scale
     observe(metrics, list("abcde"), logits_MBC, mask_MB, answered_B)
-    combined = combine(logits_MBC, mask_MB, np.ones(3), 1.0)
+    combined = combine(logits_MBC, mask_MB, np.ones((3, 1)), 1.0)
     tops = combined.member_probs_MBC.argmax(2)
     values = {
         "entropy_nats": combined.entropy_B,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher, Work
+from serving.batcher import DEFAULT_PRIORITY, Batcher, Work
 from serving.errors import NotReady, ServingError, UnknownModel
 from serving.metrics import Metrics
 from serving.policy import Choice, Policy
@@ -109,7 +109,7 @@ async def test_a_batcher_that_fails_is_told() -> None:
     repository.add(model)
     failed = asyncio.create_task(repository.failed())
     # Rows that cannot be counted: an error of ours, outside of what a request can do.
-    model.batcher._queue.append(Work(None, MEAN, None, asyncio.get_running_loop().create_future()))  # type: ignore[arg-type]
+    model.batcher._queues[DEFAULT_PRIORITY].append(Work(None, MEAN, None, asyncio.get_running_loop().create_future()))  # type: ignore[arg-type]
     model.batcher._arrival.set()
     with pytest.raises(TypeError):
         await asyncio.wait_for(failed, TIMEOUT_S)

@@ -127,6 +127,10 @@ def test_metadata_and_readiness(tiny_server: ServerProcess, client: Client) -> N
         ("entropy", "FP32", [-1]),
         ("mutual_information", "FP32", [-1]),
         ("member_probs", "FP32", [-1, -1, 3]),
+        ("energy", "FP32", [-1]),
+        ("members_run", "INT32", [-1]),
+        ("prediction_set", "BOOL", [-1, 3]),
+        ("label", "BYTES", [-1]),
     ]
     assert json.loads(metadata.properties["class_labels"]) == ["a", "b", "c"]
     assert (client.model().members, client.model().max_batch_rows) == (4, 256)

@@ -60,7 +60,7 @@ def test_the_manifest_says_where_everything_comes_from(small_run: Outcome) -> No
     predictors = [(m.predictor, m.split, m.rows) for m in described.metrics]
     assert predictors == [
         (name, split, rows)
-        for name in ("ensemble", "single network", "endpoint pair")
+        for name in ("ensemble", "single network", "endpoint pair", "cascade")
         for split, rows in (("calibration", 300), ("test", 1197))
     ]
     assert [m.split for member in described.members for m in member.metrics] == ["train", "calibration"] * 3
