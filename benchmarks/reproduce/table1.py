@@ -1,11 +1,11 @@
-"""Table 1: independent networks, SSE and FGE at equal budgets of one, two and three times B epochs.
+"""Table 1: independent networks, SSE and FGE at equal budgets: multiples of B epochs, in the paper one to three.
 
 For a budget of k·B each method runs k times from different initialisations and the models of all runs are averaged
-(section 6); B is the epochs of one network. Each seed is one run of the trainer with three budgets; the smaller ones
+(section 6); B is the epochs of one network. Each seed is one run of the trainer at the largest; the smaller ones
 are its first runs. Temperatures are fitted on the calibration split.
 
-python -m benchmarks.reproduce.table1
-python -m benchmarks.reproduce.table1 --budget 0.5 --budgets 1                 # where the gain begins
+python -m benchmarks.reproduce.table1 --budgets 2
+python -m benchmarks.reproduce.table1 --budgets 1 --budget 0.25                # where the gain begins
 python -m benchmarks.reproduce.table1 --network vgg16 --seeds 1                # a GPU: the paper's numbers
 """
 
