@@ -5,12 +5,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from trainer import pipeline
-from trainer.data import load
-from trainer.recipes import RECIPES
 
 TINY = [
     "--seeds", "1",
@@ -24,13 +21,6 @@ TINY = [
     "--set", "fge.epochs=2",
     "--set", "curve.epochs=1",
 ]  # fmt: skip
-
-
-def digits_of_32_pixels() -> dict[str, np.ndarray]:
-    """160 digits, as large as 3conv3fc takes them."""
-    rows = load(RECIPES["digits"](0).data).test
-    inputs, targets = rows.inputs[:160].numpy(), rows.targets[:160].numpy()
-    return {"train_inputs": inputs.repeat(4, axis=2).repeat(4, axis=3), "train_targets": targets}
 
 
 def published(script: str, arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict]:
@@ -65,8 +55,8 @@ def published(script: str, arguments: list[str], folder: Path, monkeypatch: pyte
         ),
         pytest.param(
             "section42",
-            ["--points", "3", "--data", f"{__file__}:digits_of_32_pixels"],
-            ["0.1 | ", "1.0 | "],
+            ["--points", "3", "--set", 'model.options={"side":8}'],
+            ["[8, 8] | ", "[256, 256] | "],
             marks=pytest.mark.slow,
         ),
     ],
