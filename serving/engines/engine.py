@@ -35,11 +35,12 @@ class Call:
 
 
 class Engine(ABC):
-    """name: for logs and metrics. threads: that answer calls, the calling one among them."""
+    """name: for logs and metrics. threads: that answer calls, the calling one among them. precision: of arithmetic."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, precision: str = "fp32") -> None:
         self.name = name
         self.threads = threads
+        self.precision = precision
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="engine") if threads > 1 else None
 
     @abstractmethod
