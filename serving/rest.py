@@ -21,6 +21,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from protos import open_inference_grpc_pb2 as oip
 from serving import rest_messages
@@ -31,6 +32,7 @@ from serving.tokens import Tokens
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 30.0  # for a body to arrive
+IDLE_SECONDS = 30.0  # a connection that begins no request for so long is closed
 MOST_CONNECTIONS = 1000
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -242,7 +244,7 @@ class Server:
         self.port: int = self._listening.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http="h11",  # it limits headers; the faster parser does not
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -250,7 +252,7 @@ class Server:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=MOST_CONNECTIONS,
-            timeout_keep_alive=60,
+            timeout_keep_alive=round(IDLE_SECONDS),
             timeout_graceful_shutdown=1,  # the drain is over by then
         )
         config.load()
@@ -264,6 +266,21 @@ class Server:
     async def stop(self, grace: float | None = None) -> None:
         self._server.should_exit = True
         await self._serving
+
+
+class _Connection(H11Protocol):
+    """h11 limits the size of headers, which the faster parser does not; uvicorn would wait for them forever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(IDLE_SECONDS, self._close_if_idle, self.cycle)
+
+    def _close_if_idle(self, last: object) -> None:
+        """last: what it was answering when this was asked before."""
+        if (self.cycle is None or self.cycle.response_complete) and self.cycle is last:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(IDLE_SECONDS, self._close_if_idle, self.cycle)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -220,6 +220,25 @@ async def test_an_http_body_that_does_not_arrive_is_given_up(
     writer.close()
 
 
+async def test_an_http_connection_that_begins_no_request_is_closed(
+    bench: Bench, http_address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "IDLE_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection(*http_address)
+    busy_reader, busy = await asyncio.open_connection(*http_address)
+    busy.write(http_request(1.0))
+    await bench.wait_until_running()
+    writer.write(b"GET /v2 HTTP/1.1\r\nX-Slow: ")  # and no more
+    async with asyncio.timeout(TIMEOUT_S):
+        assert await reader.read() == b""
+        writer.close()
+        bench.go_on.release()
+        assert (await busy_reader.readline()).startswith(b"HTTP/1.1 200 ")  # it was not idle but answered
+        busy.write(b"\r\n")
+        await busy_reader.read()
+    busy.close()
+
+
 async def test_an_http_request_that_fails_is_told_without_detail(
     bench: Bench, http_address: tuple[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
