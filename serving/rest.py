@@ -10,7 +10,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import uvicorn
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 READ_SECONDS = 30.0  # for a body to arrive
 IDLE_SECONDS = 30.0  # a connection that begins no request for so long is closed
 MOST_CONNECTIONS = 1000
+LITTLE_BYTES = 2**16
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.NOT_FOUND: 404,
@@ -45,6 +46,7 @@ STATUSES = {
 }
 _MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
+Result = TypeVar("Result")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -101,9 +103,9 @@ def application(servicer: InferenceServicer, tokens: Tokens | None, max_body_byt
             raise InvalidRequest(f"Inference-Header-Content-Length is '{length[:80]}'; expected a number of bytes")
         json_bytes = None if length is None else int(length)
         names = request.path_params["name"], request.path_params.get("version", "")
-        message, wanted = rest_messages.request(*names, body, json_bytes)
+        message, wanted = await _aside(len(body), rest_messages.request, *names, body, json_bytes)
         answer = await _unless_gone(request, servicer.ModelInfer(message, Call(request)))  # type: ignore[arg-type]
-        content, json_end = rest_messages.response(answer, wanted)
+        content, json_end = await _aside(answer.ByteSize(), rest_messages.response, answer, wanted)
         if json_end is None:
             return Response(content, media_type="application/json")
         headers = {"Inference-Header-Content-Length": str(json_end)}
@@ -189,6 +191,11 @@ async def _body(request: Request, most: int) -> bytes:
     if not decompressor.eof or decompressor.unused_data:
         raise InvalidRequest(f"the body is no whole {encoding} stream")
     return body
+
+
+async def _aside(size: int, work: Callable[..., Result], *arguments: Any) -> Result:
+    """In a thread if it is much and would hold up everything else; a little is done sooner than handed over."""
+    return work(*arguments) if size < LITTLE_BYTES else await asyncio.to_thread(work, *arguments)
 
 
 async def _said(request: Request, most: int) -> dict[str, Any]:
