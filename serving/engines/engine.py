@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.stored_ensemble import Tensors
+from serving.cpu import give_way
 from serving.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Engine(ABC):
         self.name = name
         self.threads = threads
         self.precision = precision
-        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="engine") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, "engine", give_way) if threads > 1 else None
 
     @abstractmethod
     def load(self, skeleton: Skeleton, tensors: Tensors) -> Network:

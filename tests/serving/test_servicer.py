@@ -1,6 +1,7 @@
 """Cancellation, deadlines and overload as a client sees them: real gRPC, an ensemble that waits where the test says."""
 
 import asyncio
+import itertools
 import json
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -151,6 +152,28 @@ async def test_a_full_queue_refuses_at_once(bench: Bench) -> None:
     check(await first, 0.0)
     for i, call in enumerate(calls):
         check(await call, float(i))
+
+
+async def test_of_ten_times_what_fits_the_excess_is_refused_unrun_and_the_rest_is_in_the_very_next_batch(
+    bench: Bench,
+) -> None:
+    """Latency in batches, not seconds: whoever is accepted waits for the batch that runs, however many are not."""
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+    accepted = [first]
+    for _ in range(5):
+        calls = [bench.call(float(i)) for i in range(40)]
+        codes = [asyncio.create_task(call.code()) for call in calls]
+        for code in itertools.islice(asyncio.as_completed(codes), 36):  # while the batch still runs
+            assert await code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        bench.go_on.release()
+        check(await accepted[0], 0.0)
+        await bench.wait_until_running()
+        accepted = [call for call in calls if not call.done()]
+        assert len(accepted) == 4
+    bench.go_on.release()
+    await asyncio.gather(*accepted)
+    assert bench.batches == [1, 4, 4, 4, 4, 4]
 
 
 async def test_cancelling_a_stream_takes_what_waits_out_of_the_queue(bench: Bench) -> None:
