@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.cpu import give_way
 from serving.errors import DeadlineExceeded, Overloaded, ServingError
 from serving.metrics import ModelMetrics
 from serving.policy import Choice
@@ -75,7 +76,7 @@ class Batcher:
         self._queues: dict[int, deque[Work]] = {level: deque() for level in range(1, LAST_PRIORITY + 1)}  # by priority
         self._queued_rows = 0
         self._arrival = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._thread = ThreadPoolExecutor(1, "batch", give_way)
         self._loop_task: asyncio.Task[None] | None = None
 
     def start(self) -> "asyncio.Task[None]":

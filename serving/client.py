@@ -115,7 +115,9 @@ class Client(_Caller):
     def model(self) -> Model:
         """Asked for once."""
         if self._model is None:
-            self._model = messages.model(self._stub.ModelMetadata(self._metadata_request(), **self._call))
+            self._model = messages.model(
+                self._stub.ModelMetadata(self._metadata_request(), **self._call), self._version
+            )
         return self._model
 
     def predict(self, source: Source | Sequence[Source], **asked: Unpack[Asked]) -> Answer:
@@ -164,7 +166,9 @@ class AsyncClient(_Caller):
     async def model(self) -> Model:
         """Asked for once."""
         if self._model is None:
-            self._model = messages.model(await self._stub.ModelMetadata(self._metadata_request(), **self._call))
+            self._model = messages.model(
+                await self._stub.ModelMetadata(self._metadata_request(), **self._call), self._version
+            )
         return self._model
 
     async def predict(self, source: Source | Sequence[Source], **asked: Unpack[Asked]) -> Answer:

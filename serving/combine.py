@@ -45,9 +45,9 @@ def combine(
     return Combined(probs_BC, _entropy(probs_BC), mutual_information_B, member_probs_MBC)
 
 
-def member_probs(logits_BC: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """One member's tempered probabilities."""
-    return np.exp(_log_softmax(logits_BC.astype(np.float64) / temperature))
+def member_probs(logits: NDArray[np.floating], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tempered probabilities, over the last axis."""
+    return np.exp(_log_softmax(logits.astype(np.float64) / temperature))
 
 
 def temper(probs_BC: NDArray[np.float64], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,6 +4,10 @@ A request names a model. It never names a file, and brings no configuration: wha
 own folders hold.
 """
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 from protos import open_inference_grpc_pb2 as oip
 from serving.errors import InvalidRequest, NotOffered
 from serving.reload import Reloader
@@ -14,6 +18,7 @@ class Control:
 
     def __init__(self, reloader: Reloader | None) -> None:
         self._reloader = reloader
+        self._changes: set[asyncio.Task[None]] = set()
 
     def index(self, message: oip.RepositoryIndexRequest) -> oip.RepositoryIndexResponse:
         """Every folder, `ready`: that answers."""
@@ -32,15 +37,23 @@ class Control:
         """Reads the folders again. Raises UnknownModel, LoadFailed, InvalidRequest."""
         reloader = self._allowed()
         _check(message)
-        await reloader.load(message.model_name)
+        await self._to_the_end(reloader.load(message.model_name))
         return oip.RepositoryModelLoadResponse()
 
     async def unload(self, message: oip.RepositoryModelUnloadRequest) -> oip.RepositoryModelUnloadResponse:
         """Requests that have begun are answered. Raises UnknownModel, InvalidRequest."""
         reloader = self._allowed()
         _check(message, "unload_dependents")  # tritonclient always says it; our models have none
-        await reloader.unload(message.model_name)
+        await self._to_the_end(reloader.unload(message.model_name))
         return oip.RepositoryModelUnloadResponse()
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """A client that goes away leaves nothing half done."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told here, if nobody waits any more
+        await asyncio.shield(task)
 
     def _allowed(self) -> Reloader:
         if self._reloader is None:

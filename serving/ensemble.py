@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from protos.ensemble_pb2 import CLASSIFICATION
 from protos.graph import DATATYPES
 from protos.stored_ensemble import StoredEnsemble
-from serving import members
+from serving import members, probe
 from serving.batcher import Work
 from serving.cascade import Cascade
 from serving.combine import combine, energy
@@ -27,6 +27,7 @@ from serving.metrics import Metrics, ModelMetrics
 from serving.outputs import FULL, Disclosure
 from serving.policy import Policy, assign, draw_points
 from serving.prediction import Prediction
+from serving.probe import PRECISION_TOLERANCE
 from serving.stage import Stage
 
 logger = logging.getLogger(__name__)
@@ -185,10 +186,11 @@ def load(
     memory: Memory = Memory.FAST,
     forced_policy: Policy | None = None,
     disclosure: Disclosure = FULL,
+    precision_tolerance: float = PRECISION_TOLERANCE,
 ) -> Ensemble:
-    """Loads the networks of a validated directory into the engine. Raises StartupError.
+    """Loads a validated directory into the engine, and tries it on its probe rows. Raises StartupError.
 
-    forced_policy: answers whatever is asked, so only what it needs is loaded.
+    forced_policy: answers whatever is asked, so only what it needs is loaded. precision_tolerance: of `probe.check`.
     """
     if stored.manifest.task != CLASSIFICATION:
         raise StartupError(
@@ -201,6 +203,7 @@ def load(
     loaded = members.load(stored, engine, memory, curve if isinstance(curve, CurveGrid) else None)
     manifest = stored.manifest
     executor = Executor(engine, loaded, len(manifest.class_labels))
+    probe.check(stored, executor, engine, precision_tolerance)
     model_metrics = metrics.model(manifest.name, manifest.version, manifest.class_labels, len(manifest.members))
     return Ensemble(stored, executor, model_metrics, curve, disclosure)
 

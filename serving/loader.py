@@ -10,6 +10,7 @@ from serving.batcher import Batcher
 from serving.cpu import usable_cpus
 from serving.ensemble import Ensemble
 from serving.members import Memory
+from serving.memory import give_back
 from serving.metrics import Metrics
 from serving.repository import ServedModel
 from serving.settings import Settings
@@ -27,6 +28,7 @@ class Loader:
         self._engine = device.choose(
             settings.device,
             settings.engine,
+            settings.precision,
             threads=settings.threads or usable_cpus(),
             max_batch_rows=settings.max_batch_rows,
             compact=settings.memory == Memory.COMPACT,
@@ -52,7 +54,9 @@ class Loader:
             Memory(self._settings.memory),
             self._settings.forced_policy,
             self._settings.disclosure,
+            self._settings.precision_tolerance,
         )
+        give_back()
         logger.info(
             "loaded model=%s version=%s members=%d engine=%s threads=%d",
             ensemble.name, ensemble.version, len(ensemble.member_ids), engine.name, engine.threads,

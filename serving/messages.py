@@ -20,7 +20,7 @@ class Model:
     """What the server says of its model."""
 
     name: str
-    version: str  # the one that answers when none is asked for
+    version: str
     input_name: str
     input_datatype: str
     input_shape: tuple[int, ...]  # of one row
@@ -90,11 +90,12 @@ class Answer:
         return self.outputs[name].astype(np.float32, copy=False)
 
 
-def model(metadata: oip.ModelMetadataResponse) -> Model:
+def model(metadata: oip.ModelMetadataResponse, version: str) -> Model:
+    """version: the one that will be asked for; empty: the latest."""
     (tensor,) = metadata.inputs
     return Model(
         name=metadata.name,
-        version=metadata.versions[-1],
+        version=version or metadata.versions[-1],
         input_name=tensor.name,
         input_datatype=tensor.datatype,
         input_shape=tuple(tensor.shape[1:]),

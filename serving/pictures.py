@@ -6,6 +6,8 @@ EXIF orientation is ignored, of an animation the first frame taken.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from PIL import Image
 
 MODES = {1: "L", 3: "RGB"}  # by channels
 MAX_PIXELS = 2**25  # of one picture: 32 million
+# Of a progressive JPEG, which has about ten. Each is a pass over all pixels and may take 33 bytes: hours in a message.
+MOST_SCANS = 64
 
 
 class NotAPicture(ValueError):
@@ -26,21 +30,27 @@ def takes_pictures(datatype: str, row_shape: tuple[int, ...]) -> bool:
 
 def decode(encoded: bytes, row_shape: tuple[int, ...], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """uint8 [C, H, W] of a PNG or JPEG. Raises NotAPicture; a picture of too many pixels is not even decoded."""
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
-            check_pixels(image.width, image.height, max_pixels)
-            return to_row(image, row_shape, max_pixels)
-    except NotAPicture:
-        raise
-    except Exception as error:  # bytes from anywhere: what a decoder raises on them is anyone's guess
-        raise NotAPicture(f"{len(encoded)} bytes that are no PNG or JPEG: {str(error)[:100]}") from None
+    with _opened(encoded) as image:
+        check_pixels(image.width, image.height, max_pixels)
+        return to_row(image, row_shape, max_pixels)
 
 
 def pixels(encoded: bytes) -> int:
     """Of a PNG or JPEG, from its header alone. Raises NotAPicture."""
+    with _opened(encoded) as image:
+        return image.width * image.height
+
+
+@contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """Whatever happens to it while it is open, it is NotAPicture: what decoders raise on bytes from anywhere varies."""
     try:
+        if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MOST_SCANS:
+            raise NotAPicture(f"a JPEG of more than {MOST_SCANS} scans")
         with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
-            return image.width * image.height
+            yield image
+    except NotAPicture:
+        raise
     except Exception as error:
         raise NotAPicture(f"{len(encoded)} bytes that are no PNG or JPEG: {str(error)[:100]}") from None
 

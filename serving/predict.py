@@ -21,7 +21,7 @@ from serving.inputs import InvalidInput
 from serving.messages import Asked
 from serving.results import Piece, Show
 
-Labelled = tuple[list[str], np.ndarray]  # a label for each row
+Named = tuple[list[str], np.ndarray]  # a name for each row
 LOOK_SECONDS = 0.5
 
 
@@ -113,39 +113,51 @@ def _show(options: argparse.Namespace, client: Client, opened: contextlib.ExitSt
 
 
 def _watch(client: Client, folder: Path, show: Show, asked: Asked) -> None:
-    """Until Ctrl-C. A file that cannot be read is told once and tried again when it changes."""
+    """Until Ctrl-C. A file that cannot be read is told once and tried again when it changes; a server that is away is
+    waited for.
+    """
     model, watched = client.model(), Folder(folder)
 
-    def readable(paths: list[Path]) -> Iterator[Labelled]:
+    def readable(paths: list[Path]) -> Iterator[Named]:
         for path in paths:
             try:
                 yield _read(path, model)
             except (InvalidInput, OSError) as error:
                 print(f"thalweg-predict: {error}", file=sys.stderr)  # noqa: T201
 
+    waiting: list[Path] = []
     while True:
-        if files := list(readable(watched.look())):
-            show(_answers(client, files, asked))
+        waiting += watched.look()
+        try:
+            while waiting:
+                lot = waiting[: model.max_batch_rows]  # pictures for one request
+                if files := list(readable(lot)):
+                    show(_answers(client, files, asked))
+                del waiting[: len(lot)]
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            print(f"thalweg-predict: trying again: {error.details()}", file=sys.stderr)  # noqa: T201
         time.sleep(LOOK_SECONDS)
 
 
-def _read(path: Path, model: Model) -> Labelled:
+def _read(path: Path, model: Model) -> Named:
     rows = inputs.rows(path, model)
-    return results.label_rows(path, len(rows)), rows
+    return results.name_rows(path, len(rows)), rows
 
 
-def _answers(client: Client, files: Iterable[Labelled], asked: Asked) -> Iterator[Piece]:
+def _answers(client: Client, files: Iterable[Named], asked: Asked) -> Iterator[Piece]:
     """All rows of all files, as many in a request as the server takes."""
-    labels: deque[list[str]] = deque()
+    names: deque[list[str]] = deque()
 
     def batches() -> Iterator[np.ndarray]:
-        rows = ((label, row) for file in files for label, row in zip(*file, strict=True))
+        rows = ((name, row) for file in files for name, row in zip(*file, strict=True))
         while batch := list(islice(rows, client.model().max_batch_rows)):
-            labels.append([label for label, _ in batch])
+            names.append([name for name, _ in batch])
             yield np.stack([row for _, row in batch])
 
     for answer in client.answers(batches(), **asked):
-        yield labels.popleft(), answer
+        yield names.popleft(), answer
 
 
 if __name__ == "__main__":

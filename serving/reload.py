@@ -128,7 +128,10 @@ class Reloader:
             before, self._last_look = self._last_look, {folder.path: print_ for folder, print_ in seen.items()}
             paths = self._last_look.keys()
             for path in [path for path in self._slots if path not in paths and path not in before]:
-                await self._remove(self._slots.pop(path), "removed")
+                slot = self._slots.pop(path)
+                await self._remove(slot, "removed")
+                if slot.name in self._unloaded:
+                    self._repository.withdraw(slot.name, slot.version)
             for folder, fingerprint in seen.items():
                 slot = self._slots.get(folder.path) or _new_slot(folder)
                 settled = before.get(folder.path) == fingerprint

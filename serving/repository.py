@@ -65,6 +65,12 @@ class Repository:
             del self._models[name]
         return removed if isinstance(removed, ServedModel) else None
 
+    def withdraw(self, name: str, version: str) -> None:
+        """What was announced, and is not there, will not come any more."""
+        versions = self._models.get(name, {})
+        if isinstance(versions.get(version), str):
+            self.remove(name, version)
+
     def find(self, name: str, version: str = "") -> ServedModel:
         """The model; an empty version is the latest. Raises UnknownModel, NotReady."""
         versions = self._models.get(name, {})

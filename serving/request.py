@@ -227,11 +227,15 @@ def _inputs(message: ModelInferRequest, ensemble: Ensemble, max_rows: int) -> ND
     (tensor,) = message.inputs
     if tensor.datatype == "BYTES" and takes_pictures(ensemble.input_datatype, ensemble.input_shape):
         return _pictures(name, message, max_rows)
-    if tensor.datatype != ensemble.input_datatype:
+    widened = ensemble.input_datatype == "FP32" and tensor.datatype in ("FP16", "BF16")
+    if tensor.datatype != ensemble.input_datatype and not widened:
         raise InvalidRequest(f"input '{name}' is {tensor.datatype}; the model takes {ensemble.input_datatype}")
     shape = _shape(name, tensor.shape, ensemble.input_shape, max_rows)
     raw = _raw_contents(name, message)
-    inputs = _typed(name, tensor, shape) if raw is None else _raw(name, raw, tensor.datatype, shape)
+    if raw is None:
+        inputs = _typed(name, tensor, shape)
+    else:
+        inputs = (_widened if widened else _raw)(name, raw, tensor.datatype, shape)
     if inputs.dtype.kind == "f" and not (finite := np.isfinite(inputs)).all():
         row, *_ = np.unravel_index(int(np.argmin(finite)), finite.shape)
         value = inputs[~finite][0]
@@ -301,6 +305,18 @@ def _raw(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.
             f"input '{name}' has {len(data)} bytes of raw contents; {shape} of {datatype} is {expected}"
         )
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _widened(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.float32]:
+    """FP16 or BF16 as float32, which holds every value of both."""
+    if datatype == "FP16":
+        return _raw(name, data, datatype, shape).astype(np.float32)
+    if len(data) != 2 * math.prod(shape):
+        raise InvalidRequest(
+            f"input '{name}' has {len(data)} bytes of raw contents; {shape} of BF16 is {2 * math.prod(shape)}"
+        )
+    # The upper half of a float32.
+    return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
 
 
 def _typed(name: str, tensor: ModelInferRequest.InferInputTensor, shape: list[int]) -> NDArray[np.generic]:

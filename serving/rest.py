@@ -10,7 +10,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import uvicorn
@@ -21,6 +21,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from protos import open_inference_grpc_pb2 as oip
 from serving import rest_messages
@@ -31,7 +32,9 @@ from serving.tokens import Tokens
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 30.0  # for a body to arrive
+IDLE_SECONDS = 30.0  # a connection that begins no request for so long is closed
 MOST_CONNECTIONS = 1000
+LITTLE_BYTES = 2**16
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.NOT_FOUND: 404,
@@ -43,6 +46,7 @@ STATUSES = {
 }
 _MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
+Result = TypeVar("Result")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -99,9 +103,9 @@ def application(servicer: InferenceServicer, tokens: Tokens | None, max_body_byt
             raise InvalidRequest(f"Inference-Header-Content-Length is '{length[:80]}'; expected a number of bytes")
         json_bytes = None if length is None else int(length)
         names = request.path_params["name"], request.path_params.get("version", "")
-        message, wanted = rest_messages.request(*names, body, json_bytes)
+        message, wanted = await _aside(len(body), rest_messages.request, *names, body, json_bytes)
         answer = await _unless_gone(request, servicer.ModelInfer(message, Call(request)))  # type: ignore[arg-type]
-        content, json_end = rest_messages.response(answer, wanted)
+        content, json_end = await _aside(answer.ByteSize(), rest_messages.response, answer, wanted)
         if json_end is None:
             return Response(content, media_type="application/json")
         headers = {"Inference-Header-Content-Length": str(json_end)}
@@ -189,6 +193,11 @@ async def _body(request: Request, most: int) -> bytes:
     return body
 
 
+async def _aside(size: int, work: Callable[..., Result], *arguments: Any) -> Result:
+    """In a thread if it is much and would hold up everything else; a little is done sooner than handed over."""
+    return work(*arguments) if size < LITTLE_BYTES else await asyncio.to_thread(work, *arguments)
+
+
 async def _said(request: Request, most: int) -> dict[str, Any]:
     """An object, or nothing at all."""
     body = await _body(request, min(most, rest_messages.LARGEST_JSON_BYTES))
@@ -242,7 +251,7 @@ class Server:
         self.port: int = self._listening.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http="h11",  # it limits headers; the faster parser does not
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -250,7 +259,7 @@ class Server:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=MOST_CONNECTIONS,
-            timeout_keep_alive=60,
+            timeout_keep_alive=round(IDLE_SECONDS),
             timeout_graceful_shutdown=1,  # the drain is over by then
         )
         config.load()
@@ -264,6 +273,21 @@ class Server:
     async def stop(self, grace: float | None = None) -> None:
         self._server.should_exit = True
         await self._serving
+
+
+class _Connection(H11Protocol):
+    """h11 limits the size of headers, which the faster parser does not; uvicorn would wait for them forever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(IDLE_SECONDS, self._close_if_idle, self.cycle)
+
+    def _close_if_idle(self, last: object) -> None:
+        """last: what it was answering when this was asked before."""
+        if (self.cycle is None or self.cycle.response_complete) and self.cycle is last:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(IDLE_SECONDS, self._close_if_idle, self.cycle)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -1,7 +1,8 @@
 """What thalweg-predict shows: a table for people, CSV for programs."""
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from serving.messages import Answer, Model, joined
 
-Piece = tuple[list[str], Answer]  # a label for each row of the answer
+Piece = tuple[list[str], Answer]  # a name for each row of the answer
 Show = Callable[[Iterable[Piece]], None]
 
 
@@ -21,14 +22,14 @@ def table(model: Model, top: int, console: Console) -> Show:
 
     def show(pieces: Iterable[Piece]) -> None:
         gathered = list(pieces)
-        labels = [label for labels, _ in gathered for label in labels]
-        console.print(_table(labels, joined(answer for _, answer in gathered), model, top))
+        names = [name for names, _ in gathered for name in names]
+        console.print(_table(names, joined(answer for _, answer in gathered), model, top))
 
     return show
 
 
 def csv_file(file: IO[str], model: Model, top: int) -> Show:
-    """Writes a line a row, at once: label, entropy, mutual information, then the likeliest classes."""
+    """Writes a line a row, at once: its name, entropy, mutual information, then the likeliest classes."""
     writer = csv.writer(file, lineterminator="\n")
     top = min(top, len(model.class_labels))
     ranks = [name for i in range(1, top + 1) for name in (f"class_{i}", f"prob_{i}")]
@@ -36,26 +37,39 @@ def csv_file(file: IO[str], model: Model, top: int) -> Show:
     file.flush()
 
     def show(pieces: Iterable[Piece]) -> None:
-        for labels, answer in pieces:
-            for label, probs, *uncertainty in zip(
-                labels, answer.probs, answer.entropy, answer.mutual_information, strict=True
-            ):
-                best = np.argsort(-probs, kind="stable")[:top]
-                classes = [cell for i in best for cell in (model.class_labels[i], f"{probs[i]:.6g}")]
-                writer.writerow(
-                    [label, answer.policy, answer.members_run, *(f"{nats:.6g}" for nats in uncertainty), *classes]
-                )
+        for names, answer in pieces:
+            for name, row in zip(names, _rows(answer, model, top), strict=True):
+                numbers = [f"{nats:.6g}" for nats in row.uncertainty] or ["", ""]
+                classes = [
+                    cell for label, prob in row.classes for cell in (label, "" if prob is None else f"{prob:.6g}")
+                ]
+                writer.writerow([name, answer.policy, answer.members_run, *numbers, *classes])
             file.flush()
 
     return show
 
 
-def label_rows(path: Path, rows: int) -> list[str]:
+def name_rows(path: Path, rows: int) -> list[str]:
     """A picture is its name; the rows of an array are numbered."""
     return [f"{path.name}[{i}]" for i in range(rows)] if path.suffix == ".npy" else [path.name]
 
 
-def _table(labels: list[str], answer: Answer, model: Model, top: int) -> Table:
+@dataclass(frozen=True)
+class _Row:
+    classes: list[tuple[str, float | None]]  # the likeliest first, with their probabilities
+    uncertainty: list[float]  # entropy and mutual information
+
+
+def _rows(answer: Answer, model: Model, top: int) -> Iterator[_Row]:
+    if "probs" not in answer.outputs:  # a server with --labels-only
+        yield from (_Row([(label, None)], []) for label in answer.labels)
+        return
+    for probs, *uncertainty in zip(answer.probs, answer.entropy, answer.mutual_information, strict=True):
+        best = np.argsort(-probs, kind="stable")[:top].tolist()
+        yield _Row([(model.class_labels[index], float(probs[index])) for index in best], uncertainty)
+
+
+def _table(names: list[str], answer: Answer, model: Model, top: int) -> Table:
     # Names and labels come from elsewhere: what looks like markup in them is text.
     table = Table(
         title=f"{escape(model.name)}: policy {answer.policy}, members run {answer.members_run}", title_justify="left"
@@ -64,10 +78,7 @@ def _table(labels: list[str], answer: Answer, model: Model, top: int) -> Table:
     table.add_column("classes")
     table.add_column("entropy", justify="right")
     table.add_column("mutual information", justify="right")
-    for label, probs, entropy, information in zip(
-        labels, answer.probs, answer.entropy, answer.mutual_information, strict=True
-    ):
-        best = np.argsort(-probs, kind="stable")[:top]
-        classes = "  ".join(f"{model.class_labels[index]} {probs[index]:.3f}" for index in best)
-        table.add_row(escape(label), escape(classes), f"{entropy:.3f}", f"{information:.3f}")
+    for name, row in zip(names, _rows(answer, model, top), strict=True):
+        classes = "  ".join(label if prob is None else f"{label} {prob:.3f}" for label, prob in row.classes)
+        table.add_row(escape(name), escape(classes), *(f"{nats:.3f}" for nats in row.uncertainty))
     return table

@@ -2,20 +2,17 @@
 
 import asyncio
 import logging
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from protos.validate import IsTrusted
-from serving import reflection, signals, sockets, status, transport
+from serving import reflection, signals, sockets, transport
 from serving.control import Control
 from serving.cpu import usable_cpus
 from serving.decoder import Decoder
-from serving.errors import StartupError
 from serving.handlers import handlers
 from serving.loader import Loader
 from serving.metrics import Metrics
@@ -25,6 +22,7 @@ from serving.repository import Repository
 from serving.servicer import InferenceServicer
 from serving.settings import Settings
 from serving.traces import Tracer, open_tracer
+from serving.trust import trust
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ async def serve(settings: Settings) -> None:
     repository = Repository()
     checks = health.HealthServicer()
     loader = Loader(settings, metrics)
-    reloader = Reloader(settings.directories, loader, repository, checks, metrics, _trust(settings))
+    reloader = Reloader(settings.directories, loader, repository, checks, metrics, trust(settings.require_signature))
     reading = asyncio.create_task(asyncio.to_thread(reloader.read, lenient=settings.watch))
     await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not reading.done():
@@ -61,7 +59,7 @@ async def serve(settings: Settings) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable(server)
     grpc_port = transport.listen(server, settings.host, settings.grpc_port, transport.credentials(settings))
-    metrics_server = _serve_metrics(settings, metrics)
+    metrics_server = transport.metrics_server(settings, metrics)
     host = transport.bracketed(settings.host)
     ports = f"grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}"
     servers: list[Any] = [server]
@@ -84,26 +82,12 @@ async def serve(settings: Settings) -> None:
             await checks.set(SERVICE, HealthCheckResponse.SERVING)
             metrics.ready.set(1)
             print(f"ready {ports}", flush=True)  # noqa: T201  # the one line that a parent process waits for
-            endless = [asyncio.create_task(repository.failed())]
-            if settings.watch:
-                endless.append(asyncio.create_task(reloader.watch(settings.watch_seconds)))
-            await asyncio.wait({stopping, *endless}, return_when=asyncio.FIRST_COMPLETED)
-            for task in endless:
-                if task.done():
-                    task.result()  # raises: an error of ours, and nothing would be answered any more
-                task.cancel()
+            watching = [reloader.watch(settings.watch_seconds)] if settings.watch else []
+            await _until(stopping, repository.failed(), *watching)
 
-        logger.info("draining seconds=%s", settings.drain_seconds)
-        opened = servicer.close()
         metrics.ready.set(0)
         await checks.enter_graceful_shutdown()
-        await asyncio.sleep(settings.drain_seconds)
-        sockets.stop_listening(grpc_port)
-        await servicer.quiet(QUIET_SECONDS, _quiet_limit(settings))
-        servicer.refuse()
-        await servicer.finished(settings.grace_seconds if opened else 0.0)
-        await asyncio.sleep(QUIET_SECONDS)  # the last answers are on their way
-        sockets.disconnect(grpc_port)
+        await _drain(settings, servicer, grpc_port)
     finally:
         # No grace here: what is left are health watchers and half-open calls, which would wait it out.
         await asyncio.gather(*(each.stop(None) for each in servers))
@@ -117,10 +101,28 @@ async def serve(settings: Settings) -> None:
             signals.end()
 
 
-def _quiet_limit(settings: Settings) -> float:
-    """How long connections that are there may still bring requests: those that age do, until the last has aged."""
-    aged_seconds = 1.1 * settings.max_connection_age_seconds
-    return max(QUIET_LIMIT_SECONDS, min(aged_seconds, settings.grace_seconds))
+async def _until(stopping: "asyncio.Task[Any]", *endless: Coroutine[Any, Any, None]) -> None:
+    """Raises what one of them raises: an error of ours, and nothing would be answered any more."""
+    tasks = [asyncio.create_task(each) for each in endless]
+    await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+
+
+async def _drain(settings: Settings, servicer: InferenceServicer, port: int) -> None:
+    """Answers what comes, then what comes over connections that are there, then what has begun."""
+    logger.info("draining seconds=%s", settings.drain_seconds)
+    was_ready = servicer.close()
+    await asyncio.sleep(settings.drain_seconds)
+    sockets.stop_listening(port)
+    aged_seconds = 1.1 * settings.max_connection_age_seconds  # by then the last connection has ended without loss
+    await servicer.quiet(QUIET_SECONDS, max(QUIET_LIMIT_SECONDS, min(aged_seconds, settings.grace_seconds)))
+    servicer.refuse()
+    await servicer.finished(settings.grace_seconds if was_ready else 0.0)
+    await asyncio.sleep(QUIET_SECONDS)  # the last answers are on their way
+    sockets.disconnect(port)
 
 
 async def _close(repository: Repository, reloader: Reloader, decoder: Decoder, tracer: Tracer | None) -> None:
@@ -130,24 +132,3 @@ async def _close(repository: Repository, reloader: Reloader, decoder: Decoder, t
     if tracer is not None:
         await asyncio.to_thread(tracer.close)  # sends what it holds
     await asyncio.get_running_loop().shutdown_default_executor()
-
-
-def _trust(settings: Settings) -> IsTrusted | None:
-    if not settings.require_signature:
-        return None
-    try:
-        from protos import signature  # what it needs is not installed everywhere
-
-        return signature.trust(Path(settings.require_signature).read_bytes())
-    except ImportError:
-        raise StartupError("--require-signature needs the extra [sign]: pip install 'thalweg[sign]'") from None
-    except (OSError, ValueError) as error:
-        raise StartupError(f"--require-signature {settings.require_signature}: {error}") from None
-
-
-def _serve_metrics(settings: Settings, metrics: Metrics) -> WSGIServer:
-    try:
-        return status.serve(metrics.registry, settings.host, settings.metrics_port)
-    except OSError as error:
-        address = f"{transport.bracketed(settings.host)}:{settings.metrics_port}"
-        raise StartupError(f"cannot listen on {address}: {error.strerror}") from None

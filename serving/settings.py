@@ -15,10 +15,12 @@ from typing import Any
 
 from serving import logs
 from serving.device import DEVICES, ENGINES
+from serving.engines.engine import PRECISIONS
 from serving.errors import StartupError
 from serving.members import Memory
 from serving.outputs import Disclosure
 from serving.policy import Policy
+from serving.probe import PRECISION_TOLERANCE
 
 _DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -45,6 +47,10 @@ class Settings:
     device: str = _setting("auto", "where members run; cuda fails at start if there is no usable GPU", DEVICES)
     engine: str = _setting("auto", "what runs them; openvino: on CPUs, tensorrt: on GPUs; auto: onnxruntime", ENGINES)
     cuda_graphs: bool = _setting(False, "on a GPU: replay the kernels of each batch size in one launch")
+    precision: str = _setting("fp32", "of arithmetic; refused if answers to probe rows are off", PRECISIONS)
+    precision_tolerance: float = _setting(
+        PRECISION_TOLERANCE, "how far a probability of a probe row may be off with a --precision below fp32"
+    )
     memory: str = _setting(
         "fast",
         "compact: members that are combinations of weight sets are made as they run",
@@ -115,6 +121,7 @@ class Settings:
             "max_connection_age_seconds": (0.0, 86400.0),
             "max_connection_age_grace_seconds": (0.0, 3600.0),
             "watch_seconds": (0.01, 86400.0),
+            "precision_tolerance": (0.0, 1.0),
             "drain_seconds": (0.0, 3600.0),
             "grace_seconds": (0.0, 3600.0),
         }.items():

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -12,8 +13,9 @@ from grpc_health.v1.health import aio as health
 
 from protos.ensemble_pb2 import EnsembleManifest
 from protos.graph import DATATYPES
-from serving import tls
+from serving import status, tls
 from serving.errors import StartupError
+from serving.metrics import Metrics
 from serving.pictures import takes_pictures
 from serving.servicer import InferenceServicer
 from serving.settings import Settings
@@ -91,6 +93,15 @@ def http_server(
         return rest.Server(app, settings.host, settings.http_port, None if files is None else tls.context(files))
     except OSError as error:
         address = f"{bracketed(settings.host)}:{settings.http_port}"
+        raise StartupError(f"cannot listen on {address}: {error.strerror}") from None
+
+
+def metrics_server(settings: Settings, metrics: Metrics) -> WSGIServer:
+    """Answers already. Raises StartupError."""
+    try:
+        return status.serve(metrics.registry, settings.host, settings.metrics_port)
+    except OSError as error:
+        address = f"{bracketed(settings.host)}:{settings.metrics_port}"
         raise StartupError(f"cannot listen on {address}: {error.strerror}") from None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos.stored_ensemble import Tensors
+from serving.cpu import give_way
 from serving.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,13 @@ class Call:
 
 
 class Engine(ABC):
-    """name: for logs and metrics. threads: that answer calls, the calling one among them."""
+    """name: for logs and metrics. threads: that answer calls, the calling one among them. precision: of arithmetic."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, precision: str = "fp32") -> None:
         self.name = name
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="engine") if threads > 1 else None
+        self.precision = precision
+        self._pool = ThreadPoolExecutor(threads - 1, "engine", give_way) if threads > 1 else None
 
     @abstractmethod
     def load(self, skeleton: Skeleton, tensors: Tensors) -> Network:

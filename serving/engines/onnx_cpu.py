@@ -16,6 +16,7 @@ from onnxruntime import OrtValue
 from protos.stored_ensemble import Tensors
 from serving.engines.engine import Engine, Feeds, Network
 from serving.errors import StartupError
+from serving.memory import return_large_blocks
 from serving.skeleton import Skeleton
 
 CPU = "CPUExecutionProvider"
@@ -29,6 +30,8 @@ class OnnxCpu(Engine):
         self._arena = arena
         if arena:
             _share_arena()
+        else:
+            return_large_blocks()
 
     def load(self, skeleton: Skeleton, tensors: Tensors) -> Network:
         options = session_options()

@@ -37,7 +37,7 @@ class OnnxCuda(Engine):
         runtime: CudaRuntime | None = None,
         device: str = "cuda",
     ) -> None:
-        super().__init__("onnxruntime-tensorrt" if tensorrt else "onnxruntime-cuda", threads=1)
+        super().__init__("onnxruntime-tensorrt" if tensorrt else "onnxruntime-cuda", threads=1, precision=precision)
         if precision == "bf16" and not tensorrt:
             # In bf16 its CUDA kernels have no BatchNormalization (#19502), and a convolution is refused (#25740).
             raise StartupError(
@@ -45,7 +45,6 @@ class OnnxCuda(Engine):
             )
         if runtime is None:
             onnxruntime.preload_dlls()
-        self._precision = precision
         self._sizes = buckets.sizes(max_batch_rows)
         self._tensorrt = tensorrt
         self._cuda_graphs = cuda_graphs
@@ -56,7 +55,7 @@ class OnnxCuda(Engine):
         self._stagings: dict[tuple[tuple[int, ...], str], Staging] = {}
 
     def load(self, skeleton: Skeleton, tensors: Tensors) -> Network:
-        if self._precision == "fp16" and not self._tensorrt:
+        if self.precision == "fp16" and not self._tensorrt:
             model, beside = to_float16(skeleton.filled(tensors)).SerializeToString(), {}
         else:
             model, beside = skeleton.data, tensors
@@ -89,8 +88,8 @@ class OnnxCuda(Engine):
             # Without its cache of engines: that is keyed by the graph, and members differ in weights alone.
             options = {
                 "user_compute_stream": str(self._stream),
-                "trt_fp16_enable": "1" if self._precision == "fp16" else "0",
-                "trt_bf16_enable": "1" if self._precision == "bf16" else "0",
+                "trt_fp16_enable": "1" if self.precision == "fp16" else "0",
+                "trt_bf16_enable": "1" if self.precision == "bf16" else "0",
             }
             providers.insert(0, (TENSORRT, options))
         return providers

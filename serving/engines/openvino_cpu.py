@@ -18,8 +18,7 @@ class OpenVinoCpu(Engine):
     """As with ONNX Runtime, a network runs on one thread, and as many calls at once as there are threads."""
 
     def __init__(self, threads: int, precision: str) -> None:
-        super().__init__("openvino-cpu", threads)
-        self._precision = precision
+        super().__init__("openvino-cpu", threads, precision)
         self._core = openvino.Core()
         # Left to itself it takes bf16 wherever the CPU has it.
         self._options = {
@@ -36,8 +35,8 @@ class OpenVinoCpu(Engine):
             raise StartupError(f"OpenVINO cannot load the network: {str(error).strip().splitlines()[-1]}") from error
         # It runs what it lacks in another precision, in silence.
         used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if used != _NAMES[self._precision]:
-            raise StartupError(f"--precision {self._precision}: on this CPU OpenVINO computes in {used}")
+        if used != _NAMES[self.precision]:
+            raise StartupError(f"--precision {self.precision}: on this CPU OpenVINO computes in {used}")
         rows = skeleton.input_name
         requests = threading.local()  # a request's buffers belong to one call at a time
 

@@ -149,6 +149,7 @@ defaults
     timeout connect 1s
     timeout client 60s
     timeout server 60s
+    timeout check 10s
     option redispatch 1
     retry-on conn-failure empty-response
 frontend grpc
@@ -160,7 +161,7 @@ backend thalweg
     http-check connect proto h1
     http-check send meth GET uri /ready
     http-check expect status 200
-    default-server proto h2 check inter 100ms fall 1 rise 1
+    default-server proto h2 check inter 100ms fall 2 rise 1
     server one {one} port {one_metrics}
     server two {two} port {two_metrics}
 """
@@ -201,7 +202,7 @@ def test_clients_behind_nginx_do_not_notice(tiny_directory: Path, tmp_path: Path
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed (Debian package haproxy)")
 def test_clients_behind_haproxy_do_not_notice(tiny_directory: Path, tmp_path: Path) -> None:
     port = free_port()
-    drain = ("--drain-seconds", "1")  # ten checks
+    drain = ("--drain-seconds", "3")  # two checks, on a busy machine
     with ServerProcess(tiny_directory, *drain) as one, ServerProcess(tiny_directory, *drain) as two:
         metrics = {"one_metrics": one.metrics.split(":")[1], "two_metrics": two.metrics.split(":")[1]}
         text = HAPROXY.format(port=port, one=one.grpc, two=two.grpc, **metrics)

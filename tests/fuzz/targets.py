@@ -14,8 +14,10 @@ from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2 import ModelInferRequest
 from protos.validate import InvalidEnsemble, validate
 from serving import pictures, request
+from serving.conformal import Conformal
 from serving.curve import NoCurve
 from serving.errors import InvalidRequest
+from serving.outputs import FULL, OUTPUTS
 from serving.policy import Policy
 from tests import tiny_ensemble
 
@@ -35,6 +37,9 @@ def _model(datatype: str, row_shape: tuple[int, ...]) -> Any:
         class_labels=["a", "b", "c"],
         member_ids=["first", "second", "curve-0.25"],
         curve=NoCurve("there is none"),
+        cascade=None,
+        conformal=Conformal(tiny_ensemble.manifest(1).conformal),
+        disclosure=FULL,
     )
 
 
@@ -55,7 +60,7 @@ def decode_request(data: bytes) -> bool:
             continue
         taken = True
         assert 1 <= parsed.rows <= MAX_ROWS
-        assert set(parsed.outputs) <= set(request.OUTPUTS)
+        assert set(parsed.outputs) <= set(OUTPUTS)
         assert parsed.choice.policy in Policy
         assert all(0 <= member < 3 for member in parsed.choice.members)
         assert parsed.timeout_s is None or parsed.timeout_s > 0

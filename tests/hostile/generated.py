@@ -15,10 +15,12 @@ from protos import open_inference_grpc_pb2 as oip
 from protos.graph import DATATYPES
 
 FEATURES, CLASSES, MEMBERS, MAX_ROWS = 4, 3, 4, 64
-OUTPUTS = ("probs", "entropy", "mutual_information", "member_probs")
+OUTPUTS = (
+    "probs", "entropy", "mutual_information", "member_probs", "energy", "members_run", "prediction_set", "label",
+)  # fmt: skip
 POLICIES = ("mean", "members", "random", "curve", "cascade")  # what no invented policy may be called
 PARAMETERS = {
-    "policy", "members", "timeout", "priority", "sequence_id", "sequence_start", "sequence_end", "headers",
+    "policy", "members", "level", "timeout", "priority", "sequence_id", "sequence_start", "sequence_end", "headers",
     "binary_data_output",
 }  # fmt: skip
 
@@ -34,6 +36,7 @@ class Case:
     policy: str = "mean"
     members: list[int] = field(default_factory=lambda: list(range(MEMBERS)))
     outputs: list[str] = field(default_factory=list)
+    level: float = 0.9
     classification: dict[str, int] = field(default_factory=dict)
     found: bool = True  # it names a model and a version that are there
     wrong: list[str] = field(default_factory=list)  # what is wrong with it otherwise
@@ -74,7 +77,7 @@ def _add_input(draw: Any, case: Case) -> None:
 
 
 def _choose_policy(draw: Any, case: Case) -> None:
-    policy = draw(st.sampled_from([None, "mean", "members", "random"]))
+    policy = draw(st.sampled_from([None, "mean", "members", "random", "cascade"]))
     if policy is None:
         return
     case.policy = policy
@@ -93,6 +96,11 @@ def _ask_for_outputs(draw: Any, case: Case) -> None:
         if name == "probs" and (k := draw(st.integers(0, CLASSES))):
             output.parameters["classification"].int64_param = k
             case.classification[name] = k
+    if "prediction_set" in case.outputs and case.policy == "members":
+        case.wrong.append("sets of a policy that has no thresholds")
+    if draw(st.booleans()):
+        case.level = draw(st.sampled_from([0.1, 0.9, 0.95, 0.99]))
+        case.request.parameters["level"].double_param = case.level
 
 
 def _another_model(draw: Any, case: Case) -> None:
@@ -201,6 +209,17 @@ def _negative_parameter(draw: Any, case: Case) -> None:
     case.wrong.append("negative parameter")
 
 
+def _wrong_level(draw: Any, case: Case) -> None:
+    kind, value = draw(
+        st.sampled_from(
+            [("string_param", "ninety"), ("string_param", "1e-1"), ("int64_param", 0), ("bool_param", True)]
+        )
+        | st.floats().filter(lambda level: not 0 < level < 1).map(lambda level: ("double_param", level))
+    )
+    setattr(case.request.parameters["level"], kind, value)
+    case.wrong.append("level")
+
+
 def _wrong_members(draw: Any, case: Case) -> None:
     wrong = ["", ",", "0,0", "4", "-1", "0,1,2,3,0", "1_0", "٣", " ", "0;1", "9" * 400, "endpoint-9"]
     case.request.parameters["policy"].string_param = "members"
@@ -215,7 +234,7 @@ def _members_of_another_policy(draw: Any, case: Case) -> None:
 
 
 def _unknown_output(draw: Any, case: Case) -> None:
-    case.request.outputs.add(name=draw(text.filter(lambda name: name not in OUTPUTS and name not in LATER_OUTPUTS)))
+    case.request.outputs.add(name=draw(text.filter(lambda name: name not in OUTPUTS)))
     case.wrong.append("output")
 
 
@@ -232,10 +251,9 @@ def _wrong_classification(draw: Any, case: Case) -> None:
     case.wrong.append("classification")
 
 
-LATER_OUTPUTS = ("energy", "members_run", "prediction_set")
 FAULTS = [
     _another_model, _another_version, _another_shape, _another_datatype, _another_input, _another_number_of_inputs,
     _another_length, _contents_elsewhere, _more_raw_contents, _not_finite, _too_many_rows, _unknown_parameter,
-    _wrong_policy, _parameter_of_another_type, _negative_parameter, _wrong_members, _members_of_another_policy,
-    _unknown_output, _output_twice, _wrong_classification,
+    _wrong_policy, _wrong_level, _parameter_of_another_type, _negative_parameter, _wrong_members,
+    _members_of_another_policy, _unknown_output, _output_twice, _wrong_classification,
 ]  # fmt: skip

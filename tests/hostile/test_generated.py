@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
+from serving.bytes_tensor import unpack
 from tests import tiny_ensemble
-from tests.hostile.generated import CLASSES, Case, cases
+from tests.hostile.generated import CLASSES, MEMBERS, Case, cases
 from tests.server_process import ServerProcess
 
 MIB = 2**20
@@ -53,23 +54,42 @@ def check_answer(case: Case, response: oip.ModelInferResponse) -> None:
     names = [output.name for output in response.outputs]
     assert names == (case.outputs or ["probs", "entropy", "mutual_information"])
     answers = dict(zip(names, response.raw_output_contents, strict=True))
-    members_MBC = tiny_ensemble.member_probs(case.rows)[case.members]
+    members_MBC = tiny_ensemble.member_probs(case.rows)
     if case.policy == "random":
         answered_by_one(case, answers, members_MBC)
         return
-    probs = tiny_ensemble.pooled_probs(case.rows, case.members)
-    mean = members_MBC.mean(0)
+    ran_MB = np.zeros(members_MBC.shape[:2], bool)
+    if case.policy == "cascade":
+        probs, run = tiny_ensemble.cascade_probs(case.rows)
+        ran_MB[:] = np.arange(MEMBERS)[:, None] >= MEMBERS - np.array(run)  # from the last member to the first
+    else:
+        probs = tiny_ensemble.pooled_probs(case.rows, case.members)
+        ran_MB[case.members] = True
+    members_MBC = members_MBC * ran_MB[:, :, None]
+    count_B = ran_MB.sum(0)
+    energy_MB = -np.log(np.exp(tiny_ensemble.member_logits(case.rows)).sum(-1)) * ran_MB
+    shown = case.members if case.policy == "members" else range(MEMBERS)
+    threshold = tiny_ensemble.CONFORMAL.get(case.policy, {}).get(0.9 if case.level <= 0.9 else 0.99, 1.0)
     expected = {
         "probs": probs,
         "entropy": entropy(probs),
-        "mutual_information": entropy(mean) - entropy(members_MBC).mean(0),
-        "member_probs": members_MBC.swapaxes(0, 1),
+        "mutual_information": entropy(members_MBC.sum(0) / count_B[:, None]) - entropy(members_MBC).sum(0) / count_B,
+        "member_probs": members_MBC[shown].swapaxes(0, 1),
+        "energy": energy_MB.sum(0) / count_B,
+        "members_run": count_B,
+        "prediction_set": (1 - probs <= threshold) | (probs == probs.max(1, keepdims=True)),
     }
     for name, data in answers.items():
         if k := case.classification.get(name):
             check_classes(data, probs, k)
+        elif name == "label":
+            assert unpack(data, len(probs)) == ["abc"[index].encode() for index in probs.argmax(1)]
+        elif name in ("members_run", "prediction_set"):
+            kind = "<i4" if name == "members_run" else "?"
+            np.testing.assert_array_equal(np.frombuffer(data, kind).reshape(expected[name].shape), expected[name])
         else:
-            np.testing.assert_allclose(values(data, expected[name].shape), expected[name], atol=2e-6)
+            found = values(data, expected[name].shape)
+            np.testing.assert_allclose(found, expected[name], atol=2e-6, rtol=2e-6)
 
 
 def answered_by_one(case: Case, answers: dict[str, bytes], members_MBC: np.ndarray) -> None:

@@ -70,6 +70,17 @@ def test_files_and_lists_of_rows_are_taken(tiny_server: ServerProcess, ask: Pred
 
 
 @both
+def test_pictures_in_memory_and_in_files_are_taken(ask: Predict, tmp_path: Path) -> None:
+    tiny_ensemble.write(tmp_path / "tiny", datatype="UINT8", row_shape=(1, 2, 2))
+    pixels = np.random.default_rng(0).integers(0, 4, (3, 1, 2, 2), np.uint8)
+    images = [Image.fromarray(each[0]) for each in pixels]
+    images[1].save(tmp_path / "one.png")
+    with ServerProcess(tmp_path / "tiny") as server:
+        answer = ask(server.grpc, "tiny", [images[0], tmp_path / "one.png", pixels[2]], {})
+    np.testing.assert_allclose(answer.probs, tiny_ensemble.pooled_probs(pixels), atol=1e-6)
+
+
+@both
 def test_what_does_not_fit_the_model_is_refused_before_it_is_sent(
     tiny_server: ServerProcess, ask: Predict, tmp_path: Path
 ) -> None:

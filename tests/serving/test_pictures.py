@@ -82,6 +82,19 @@ def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
         decode(png(Image.new("L", (5, 3))), (1, 8, 8), max_pixels=14)
 
 
+def test_a_jpeg_of_very_many_scans_is_refused_and_a_progressive_one_is_not() -> None:
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 100).save(file, "JPEG", progressive=True)
+    progressive = file.getvalue()
+    assert progressive.count(b"\xff\xda") > 1
+    assert decode(progressive, (1, 8, 8)).tolist() == np.full((1, 8, 8), 100).tolist()
+    last = progressive.rindex(b"\xff\xda")
+    bomb = progressive[:-2] + progressive[last:-2] * 100 + progressive[-2:]
+    for read in (pixels, lambda encoded: decode(encoded, (1, 8, 8))):
+        with pytest.raises(NotAPicture, match="a JPEG of more than 64 scans"):
+            read(bomb)
+
+
 def test_a_picture_that_would_grow_too_large_before_it_is_cut_is_refused() -> None:
     line = Image.new("L", (100_000, 1))
     with pytest.raises(NotAPicture, match="a picture of 22400000 × 224 pixels"):

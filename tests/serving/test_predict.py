@@ -1,6 +1,7 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from PIL import Image
 from serving.client import Client
 from serving.folder import Folder
 from serving.predict import main
+from tests import tiny_ensemble
 from tests.server_process import ROOT, ServerProcess
 
 
@@ -91,6 +93,47 @@ def test_files_that_appear_in_a_watched_folder_are_answered_until_the_process_is
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_a_watcher_waits_for_a_server_that_is_away_and_misses_no_file(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    tiny_ensemble.write(tmp_path / "tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "serving.predict", "--watch-folder", str(tmp_path / "in"), "--csv", "-"]
+    with ServerProcess(tmp_path / "tiny", "--grpc-port", port) as server:
+        process = subprocess.Popen(
+            [*command, "--target", server.grpc, "--model", "tiny"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("row,")
+    np.save(tmp_path / "in/a.npy", np.zeros(4, np.float32))
+    assert process.stderr.readline().startswith("thalweg-predict: trying again: ")
+    with ServerProcess(tmp_path / "tiny", "--grpc-port", port):
+        assert process.stdout.readline().startswith("a.npy[0],mean,4,")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_server_of_labels_alone_is_shown(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 4), np.float32))
+    with ServerProcess(tiny_directory, "--labels-only") as server:
+        arguments = [str(tmp_path / "x.npy"), "--target", server.grpc, "--model", "tiny"]
+        assert main(arguments) == 0
+        assert main([*arguments, "--csv", "-", "--top", "1"]) == 0
+    table, text = capsys.readouterr().out.split("row,policy", 1)
+    label = "abc"[tiny_ensemble.pooled_probs(np.zeros((1, 4))).argmax()]
+    assert [line.split()[1:4:2] for line in table.splitlines() if ".npy" in line] == [
+        ["x.npy[0]", label],
+        ["x.npy[1]", label],
+    ]
+    assert text.splitlines()[1:] == [f"x.npy[{i}],mean,0,,,{label}," for i in range(2)]
 
 
 def test_a_file_is_taken_once_it_has_stopped_changing_and_again_after_a_change(tmp_path: Path) -> None:

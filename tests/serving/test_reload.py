@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from grpc_health.v1.health import aio as health
 
+from protos import open_inference_grpc_pb2 as oip
 from protos import signature
 from protos.validate import InvalidEnsemble, IsTrusted
+from serving.control import Control
 from serving.errors import LoadFailed, NotReady, StartupError, UnknownModel
 from serving.loader import Loader
 from serving.metrics import Metrics
@@ -240,6 +242,29 @@ async def test_control_unloads_and_loads_by_name(bench: Bench) -> None:
     await bench.reloader.load("tiny")
     assert bench.repository.versions("tiny") == ["1", "2"]
     assert await bench.members() == 2
+
+
+async def test_what_was_unloaded_and_then_removed_is_unknown(bench: Bench) -> None:
+    bench.write("other", name="other")
+    await bench.start()
+    await bench.reloader.unload("other")
+    shutil.rmtree(bench.root / "other")
+    await bench.settle()
+    with pytest.raises(UnknownModel, match="unknown model 'other'; this server has 'tiny'"):
+        bench.repository.find("other")
+
+
+async def test_a_client_that_goes_away_leaves_no_load_half_done(bench: Bench) -> None:
+    await bench.start()
+    control = Control(bench.reloader)
+    bench.write("tiny/2", members=2, version="2")
+    for _ in range(2):
+        asked = asyncio.create_task(control.load(oip.RepositoryModelLoadRequest(model_name="tiny")))
+        await asyncio.sleep(0)
+        asked.cancel()
+    await asyncio.gather(*control._changes)
+    assert await bench.members() == 2
+    assert bench.counted("ok") == 2
 
 
 @pytest.mark.parametrize("name", ["other", "../tiny", "/tmp/tiny", "tiny/1", ".", ""])

@@ -112,6 +112,16 @@ def test_data_may_be_nested_and_the_version_asked_for(connection: Connection) ->
     np.testing.assert_allclose(outputs(answer)["probs"], tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
 
 
+def test_large_bodies_and_answers_are_as_good_as_small_ones(connection: Connection) -> None:
+    rows = np.random.default_rng(1).normal(size=(64, 4)).astype("<f4")
+    tensor = {"name": "input", "datatype": "FP32", "shape": [64, 4], "data": rows.ravel().tolist()}
+    body = json.dumps({"inputs": [tensor], "outputs": [{"name": "member_probs"}]}).ljust(90_000).encode()
+    status, answer = connection.infer(body)
+    assert status == 200
+    expected = tiny_ensemble.member_probs(rows).swapaxes(0, 1)
+    np.testing.assert_allclose(outputs(answer)["member_probs"], expected, atol=1e-6)
+
+
 def test_classes_come_as_text(connection: Connection) -> None:
     wanted = [{"name": "probs", "parameters": {"classification": 2}}]
     status, answer = connection.infer(request(outputs=wanted))

@@ -1,6 +1,8 @@
 """Cancellation, deadlines and overload as a client sees them: real gRPC, an ensemble that waits where the test says."""
 
 import asyncio
+import itertools
+import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from protos.validate import validate
 from serving import ensemble as ensembles
+from serving import rest
 from serving.batcher import Batcher, Work
 from serving.decoder import Decoder
 from serving.engines.onnx_cpu import OnnxCpu
@@ -149,6 +152,130 @@ async def test_a_full_queue_refuses_at_once(bench: Bench) -> None:
     check(await first, 0.0)
     for i, call in enumerate(calls):
         check(await call, float(i))
+
+
+async def test_of_ten_times_what_fits_the_excess_is_refused_unrun_and_the_rest_is_in_the_very_next_batch(
+    bench: Bench,
+) -> None:
+    """Latency in batches, not seconds: whoever is accepted waits for the batch that runs, however many are not."""
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+    accepted = [first]
+    for _ in range(5):
+        calls = [bench.call(float(i)) for i in range(40)]
+        codes = [asyncio.create_task(call.code()) for call in calls]
+        for code in itertools.islice(asyncio.as_completed(codes), 36):  # while the batch still runs
+            assert await code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        bench.go_on.release()
+        check(await accepted[0], 0.0)
+        await bench.wait_until_running()
+        accepted = [call for call in calls if not call.done()]
+        assert len(accepted) == 4
+    bench.go_on.release()
+    await asyncio.gather(*accepted)
+    assert bench.batches == [1, 4, 4, 4, 4, 4]
+
+
+async def test_cancelling_a_stream_takes_what_waits_out_of_the_queue(bench: Bench) -> None:
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+
+    async def requests() -> AsyncIterator[oip.ModelInferRequest]:
+        for i in range(4):
+            request = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[Bench.row(i).tobytes()])
+            request.inputs.add(name="input", datatype="FP32", shape=[1, 4])
+            yield request
+        await asyncio.Event().wait()  # stays open
+
+    stream = bench.stub.ModelStreamInfer(requests(), timeout=TIMEOUT_S)
+    await bench.wait_until_queued(4)
+    stream.cancel()
+    await bench.wait_until_queued(0)
+    bench.go_on.release()
+    check(await first, 0.0)
+    assert bench.batches == [1]
+
+
+@pytest.fixture
+async def http_address(bench: Bench) -> AsyncIterator[tuple[str, int]]:
+    server = rest.Server(rest.application(bench.servicer, None, 10_000), "127.0.0.1", 0, None)
+    await server.start()
+    yield "127.0.0.1", server.port
+    await server.stop()
+
+
+def http_request(row: float, length: int = 0) -> bytes:
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [row] * 4}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {length or len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def test_an_http_client_that_goes_away_takes_its_rows_out_of_the_queue(
+    bench: Bench, http_address: tuple[str, int]
+) -> None:
+    first = bench.call(0.0)
+    await bench.wait_until_running()
+    _, writer = await asyncio.open_connection(*http_address)
+    reader, other = await asyncio.open_connection(*http_address)
+    writer.write(http_request(1.0))
+    await bench.wait_until_queued(1)
+    other.write(http_request(2.0))
+    await bench.wait_until_queued(2)
+    writer.close()
+    await bench.wait_until_queued(1)
+    for _ in range(2):
+        bench.go_on.release()
+    check(await first, 0.0)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    assert bench.batches == [1, 1]
+    other.close()
+
+
+async def test_an_http_body_that_does_not_arrive_is_given_up(
+    http_address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "READ_SECONDS", 0.1)
+    reader, writer = await asyncio.open_connection(*http_address)
+    writer.write(http_request(1.0, length=5000))  # says that more will come
+    async with asyncio.timeout(TIMEOUT_S):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_an_http_connection_that_begins_no_request_is_closed(
+    bench: Bench, http_address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "IDLE_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection(*http_address)
+    busy_reader, busy = await asyncio.open_connection(*http_address)
+    busy.write(http_request(1.0))
+    await bench.wait_until_running()
+    writer.write(b"GET /v2 HTTP/1.1\r\nX-Slow: ")  # and no more
+    async with asyncio.timeout(TIMEOUT_S):
+        assert await reader.read() == b""
+        writer.close()
+        bench.go_on.release()
+        assert (await busy_reader.readline()).startswith(b"HTTP/1.1 200 ")  # it was not idle but answered
+        busy.write(b"\r\n")
+        await busy_reader.read()
+    busy.close()
+
+
+async def test_an_http_request_that_fails_is_told_without_detail(
+    bench: Bench, http_address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(batch: Sequence[Work]) -> None:
+        raise RuntimeError("secret")
+
+    bench.batcher._execute = fail
+    reader, writer = await asyncio.open_connection(*http_address)
+    writer.write(http_request(1.0))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 500 ")
+    writer.close()
+    text = (await reader.read()).decode()
+    assert text.endswith('{"error":"internal error"}')
+    assert "secret" in caplog.text
 
 
 async def test_before_the_model_is_loaded_the_answer_is_unavailable() -> None:

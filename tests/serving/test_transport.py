@@ -245,6 +245,33 @@ def test_our_client_brings_its_token(token_server: ServerProcess) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize("token", ["the-token", "another"])
+def test_our_client_brings_certificate_and_token(
+    tiny_directory: Path, authority: Authority, tmp_path: Path, token: str
+) -> None:
+    certificate, key = authority.issue("server-token")
+    (tmp_path / "tokens").write_text("the-token")
+    flags = {
+        "tls-certificate": certificate,
+        "tls-key": key,
+        "tls-client-ca": authority.path,
+        "tokens": tmp_path / "tokens",
+    }
+    mine = Tls(authority.path, *authority.issue("our-client"))
+    with (
+        ServerProcess(
+            tiny_directory, *(part for name, path in flags.items() for part in (f"--{name}", str(path)))
+        ) as server,
+        Client(server.grpc, "tiny", tls=mine, token=token) as client,
+    ):
+        if token == "the-token":
+            np.testing.assert_allclose(client.predict(ROWS).probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
+        else:
+            with pytest.raises(grpc.RpcError) as caught:
+                client.predict(ROWS)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 def test_files_that_do_not_fit_together_are_refused_at_start(authority: Authority, tmp_path: Path) -> None:
     certificate, _ = authority.issue("one")
     _, key = authority.issue("another")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -40,6 +41,29 @@ def test_both_forms_give_the_same_rows(tmp_path: Path, datatype: str) -> None:
     parsed = parse(typed, ensemble, 8, None).inputs
     assert parsed.dtype == DATATYPES[datatype]
     np.testing.assert_array_equal(parsed, values)
+
+
+@pytest.mark.parametrize(("datatype", "dtype"), [("FP16", np.float16), ("BF16", ml_dtypes.bfloat16)])
+def test_narrow_floats_are_widened_exactly_for_a_network_that_takes_fp32(
+    tmp_path: Path, datatype: str, dtype: type[np.generic]
+) -> None:
+    ensemble = load(tmp_path, "FP32")
+    values = np.array([[1.5, -0.1, 3e-5, 6e4], [0.0, -0.0, 2**-14, np.pi]]).astype(dtype)
+    request = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[values.tobytes()])
+    request.inputs.add(name="input", datatype=datatype, shape=[2, 4])
+    parsed = parse(request, ensemble, 8, None).inputs
+    assert parsed is not None
+    assert parsed.dtype == np.float32
+    np.testing.assert_array_equal(parsed, values.astype(np.float32))
+
+    request.raw_input_contents[0] = values.tobytes() + b"x"
+    with pytest.raises(InvalidRequest, match=rf"has 17 bytes of raw contents; \[2, 4\] of {datatype} is 16"):
+        parse(request, ensemble, 8, None)
+    request.raw_input_contents[0] = np.full((2, 4), np.inf).astype(dtype).tobytes()
+    with pytest.raises(InvalidRequest, match="holds inf in row 0; expected finite numbers"):
+        parse(request, ensemble, 8, None)
+    with pytest.raises(InvalidRequest, match=f"input 'input' is {datatype}; the model takes FP64"):
+        parse(request, load(tmp_path, "FP64"), 8, None)
 
 
 def test_typed_integers_on_both_sides_of_2_to_the_63_are_exact(tmp_path: Path) -> None:
