@@ -48,6 +48,10 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._in_flight = 0
         self._last_arrival = 0.0
 
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
     def open(self) -> None:
         self._ready = True
 
