@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> None:
     decoder = Decoder(settings.max_picture_pixels, decoding_threads, settings.max_queue_rows)
     forced, max_rows = settings.forced_policy, settings.max_batch_rows
     servicer = InferenceServicer(repository, observer, max_rows, forced, decoder, control)
-    server = transport.inference_server(settings, manifests)
+    server = transport.inference_server(settings, manifests, metrics)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable(server)
@@ -66,7 +66,7 @@ async def serve(settings: Settings) -> None:
     host = transport.bracketed(settings.host)
     ports = f"grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}"
     servers: list[Any] = [server]
-    http_server = transport.http_server(settings, servicer, manifests) if settings.http_port >= 0 else None
+    http_server = transport.http_server(settings, servicer, manifests, metrics) if settings.http_port >= 0 else None
     if http_server is not None:
         servers.append(http_server)
         ports += f" http={host}:{http_server.port}"

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,6 +314,21 @@ def test_no_other_is_and_health_needs_none(token_server: ServerProcess, header: 
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         health = health_pb2_grpc.HealthStub(channel)
         assert health.Check(health_pb2.HealthCheckRequest(service="tiny"), timeout=30).status == SERVING
+
+
+def test_calls_without_a_known_token_are_counted(token_server: ServerProcess) -> None:
+    def counted() -> float:
+        with urllib.request.urlopen(f"http://{token_server.metrics}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        (line,) = [line for line in lines if line.startswith("ensemble_unauthenticated_total ")]
+        return float(line.split()[1])
+
+    before = counted()
+    with grpc.insecure_channel(token_server.grpc) as channel:
+        code(channel)
+        code(channel, metadata=[("authorization", "Bearer wrong")])
+        ask(channel, metadata=[("authorization", "Bearer first-token")])
+    assert counted() == before + 2
 
 
 def test_the_file_of_tokens_is_the_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
