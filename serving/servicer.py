@@ -82,6 +82,10 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         while self._in_flight and time.monotonic() < end:  # noqa: ASYNC110  # as in quiet()
             await asyncio.sleep(0.01)
 
+    def undecodable(self) -> None:
+        """Of bytes that came in place of an inference request."""
+        self._observer.undecodable()
+
     async def ModelInfer(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
         return await self._observed("ModelInfer", message, context)
 
