@@ -3,6 +3,7 @@
 import datetime
 import http.client
 import ipaddress
+import socket
 import ssl
 import subprocess
 import sys
@@ -377,6 +378,36 @@ def test_a_small_message_that_unpacks_to_a_large_one_is_refused_without_the_memo
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         ask(channel)
         assert resident_bytes(server) - before < 2**26
+
+
+SETTINGS, PING, GOAWAY = 4, 6, 7  # types of HTTP/2 frames
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
+
+
+def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
+    with connection.makefile("rb") as file:
+        while len(header := file.read(9)) == 9:
+            yield header[3], file.read(int.from_bytes(header[:3], "big"))
+
+
+@pytest.mark.parametrize(("seconds", "answer"), [("0", PING), ("300", GOAWAY)])
+def test_who_pings_too_often_is_told_to_go_away(tiny_directory: Path, seconds: str, answer: int) -> None:
+    with ServerProcess(tiny_directory, "--min-ping-seconds", seconds) as server:
+        host, port = server.grpc.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS))
+            came = frames(connection)
+            for i in range(20):
+                ping = i.to_bytes(8, "big")
+                connection.sendall(frame(PING, ping))
+                kind, payload = next(each for each in came if each == (PING, ping) or each[0] == GOAWAY)
+                if kind == GOAWAY:
+                    break
+        assert kind == answer
+        assert kind == PING or b"too_many_pings" in payload
 
 
 def test_an_old_connection_is_ended_and_no_request_is_lost(tiny_directory: Path) -> None:
