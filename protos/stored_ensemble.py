@@ -29,6 +29,7 @@ class StoredEnsemble:
     weight_sets: dict[str, Tensors]
     statistics: dict[str, Tensors]
     probe: Probe | None = None
+    manifest_sha256: str = ""  # of the bytes that were read
 
     def tensors(self, member: Member) -> Tensors:
         """The member's parameters, Σ coefficient · weight set, and its statistics, by initializer name.

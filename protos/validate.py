@@ -119,7 +119,7 @@ def validate(directory: Path, is_trusted: IsTrusted | None = None) -> StoredEnse
     weight_sets = {entry.id: _tensors(directory, entry, graph, parameters) for entry in manifest.weight_sets}
     statistics = {entry.id: _tensors(directory, entry, graph, names) for entry in manifest.statistics}
     probe = _probe(directory, manifest, graph) if manifest.HasField("probe") else None
-    return StoredEnsemble(manifest, graph, weight_sets, statistics, probe)
+    return StoredEnsemble(manifest, graph, weight_sets, statistics, probe, hashlib.sha256(data).hexdigest())
 
 
 def read_manifest(directory: Path) -> bytes:

@@ -2,7 +2,12 @@
 
 import asyncio
 import logging
+import os
 import sys
+
+# gRPC's core writes lines of its own to stderr, one for each failed handshake among them, and one as we stop to listen:
+# they would break a log of JSON, and anybody could fill it. It asks as it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from protos.validate import InvalidEnsemble
 from serving import logs, server, settings

@@ -31,9 +31,15 @@ def choose(
     threads: of a CPU engine. max_batch_rows: the most rows that a network will get. compact: memory counts, not time.
     """
     on_gpu, reason = _place(device, engine)
-    logger.info("device=%s reason=%r", "cuda" if on_gpu else "cpu", reason)
     if on_gpu:
-        return OnnxCuda(precision, max_batch_rows, tensorrt=engine == "tensorrt", cuda_graphs=cuda_graphs)
+        chosen: Engine = OnnxCuda(precision, max_batch_rows, tensorrt=engine == "tensorrt", cuda_graphs=cuda_graphs)
+    else:
+        chosen = _on_cpu(engine, precision, threads, compact)
+    logger.info("engine=%s precision=%s threads=%d reason=%r", chosen.name, precision, chosen.threads, reason)
+    return chosen
+
+
+def _on_cpu(engine: str, precision: str, threads: int, compact: bool) -> Engine:
     if engine == "openvino" or (engine == "auto" and precision != "fp32"):
         if importlib.util.find_spec("openvino") is None:
             asked = "--engine openvino" if engine == "openvino" else f"--precision {precision} on a CPU"

@@ -1,6 +1,6 @@
 """gRPC's side of the servicer: bytes to messages, and what it raises to a status."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ from serving.errors import InvalidRequest, ServingError
 from serving.servicer import InferenceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Decode = Callable[[bytes], Any]
 
 
 def handlers(servicer: InferenceServicer) -> grpc.GenericRpcHandler:
@@ -24,29 +25,30 @@ def handlers(servicer: InferenceServicer) -> grpc.GenericRpcHandler:
     for method in service.methods:
         message_class = GetMessageClass(method.input_type)
         call = getattr(servicer, method.name)
+        decoded = _decoder(message_class, servicer.undecodable if message_class is oip.ModelInferRequest else None)
         serialize = GetMessageClass(method.output_type).SerializeToString
         methods[method.name] = (
-            grpc.stream_stream_rpc_method_handler(_streaming(call, message_class), response_serializer=serialize)
+            grpc.stream_stream_rpc_method_handler(_streaming(call, decoded), response_serializer=serialize)
             if method.client_streaming
-            else grpc.unary_unary_rpc_method_handler(_single(call, message_class), response_serializer=serialize)
+            else grpc.unary_unary_rpc_method_handler(_single(call, decoded), response_serializer=serialize)
         )
     return grpc.method_handlers_generic_handler(service.full_name, methods)
 
 
-def _single(method: Any, message_class: Any) -> Any:
+def _single(method: Any, decoded: Decode) -> Any:
     async def call(data: bytes, context: Context) -> Any:
         try:
-            return await method(_decoded(data, message_class), context)
+            return await method(decoded(data), context)
         except ServingError as error:
             await context.abort(error.code, str(error))
 
     return call
 
 
-def _streaming(method: Any, message_class: Any) -> Any:
+def _streaming(method: Any, decoded: Decode) -> Any:
     async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in method((_decoded(data, message_class) async for data in requests), context):
+            async for response in method((decoded(data) async for data in requests), context):
                 yield response
         except ServingError as error:
             await context.abort(error.code, str(error))
@@ -54,8 +56,14 @@ def _streaming(method: Any, message_class: Any) -> Any:
     return call
 
 
-def _decoded(data: bytes, message_class: Any) -> Any:
-    try:
-        return message_class.FromString(data)
-    except DecodeError:
-        raise InvalidRequest(f"{len(data)} bytes arrived that are no {message_class.DESCRIPTOR.full_name}") from None
+def _decoder(message_class: Any, failed: Callable[[], None] | None) -> Decode:
+    def decoded(data: bytes) -> Any:
+        try:
+            return message_class.FromString(data)
+        except DecodeError:
+            if failed is not None:
+                failed()
+            expected = message_class.DESCRIPTOR.full_name
+            raise InvalidRequest(f"{len(data)} bytes arrived that are no {expected}") from None
+
+    return decoded

@@ -79,6 +79,9 @@ class Metrics:
         )
         self.ready = Gauge("ensemble_ready", "1 while the server takes requests", registry=registry)
         self.loads = Counter("ensemble_loads", "Ensembles loaded, and refused", ["result"], registry=registry)
+        self.unauthenticated = Counter(
+            "ensemble_unauthenticated", "Calls without a token that the server knows", registry=registry
+        )
         for result in LOADS:
             self.loads.labels(result)
         Info("ensemble_build", "What serves", registry=registry).info(

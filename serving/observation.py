@@ -76,6 +76,10 @@ class Observer:
                 self._tracer.end(span, code, _attributes(seen), seen.stages)
             logs.context.reset(token)
 
+    def undecodable(self) -> None:
+        """Bytes came that are no inference request."""
+        self._metrics.unknown[NO_POLICY, grpc.StatusCode.INVALID_ARGUMENT].inc()
+
     def _count(self, seen: Observation, code: grpc.StatusCode) -> None:
         requests = seen.model.requests if seen.model else self._metrics.unknown
         requests[seen.policy, code].inc()

@@ -34,7 +34,7 @@ class Slot:
     folder: Folder
     name: str  # of the manifest, once it could be read
     version: str
-    served: Fingerprint | None = None
+    served: str | None = None  # SHA-256 of the manifest that was read
     refused: Fingerprint | None = None
     state: str = "LOADING"  # READY, LOADING or UNAVAILABLE
     reason: str = ""
@@ -94,7 +94,7 @@ class Reloader:
             while self._read:
                 slot, seen, stored = self._read.pop(0)  # each let go of once its members are made
                 try:
-                    await self._serve(slot, seen, stored)
+                    await self._serve(slot, stored)
                 except StartupError as caught:
                     if not lenient:
                         raise
@@ -183,7 +183,7 @@ class Reloader:
     @staticmethod
     def _differs(slot: Slot, seen: Fingerprint) -> bool:
         """From what is served, by the manifest, which has every file's hash; from what was refused, by any file."""
-        if slot.served is not None and slot.served.manifest_sha256 == seen.manifest_sha256:
+        if slot.served == seen.manifest_sha256:
             slot.refused, slot.reason = None, ""  # what was refused has been taken back
             return False
         return slot.refused != seen
@@ -191,7 +191,7 @@ class Reloader:
     async def _replace(self, slot: Slot, seen: Fingerprint) -> None:
         """Reads and loads beside what is served; or refuses, and nothing changes but the slot's reason."""
         try:
-            await self._serve(slot, seen, await asyncio.to_thread(self._read_folder, slot))
+            await self._serve(slot, await asyncio.to_thread(self._read_folder, slot))
         except (InvalidEnsemble, StartupError) as error:
             self._refuse(slot, seen, str(error))
         except Exception:
@@ -209,13 +209,13 @@ class Reloader:
             slot.name, slot.version = name, version
         return stored
 
-    async def _serve(self, slot: Slot, seen: Fingerprint, stored: StoredEnsemble) -> None:
+    async def _serve(self, slot: Slot, stored: StoredEnsemble) -> None:
         model = await self._loader.load(stored)
         ensemble = model.ensemble
         before = (slot.name, slot.version) if slot.served else None
         retired = [self._repository.add(model)]
         slot.name, slot.version = ensemble.name, ensemble.version
-        slot.served, slot.refused, slot.state, slot.reason = seen, None, "READY", ""
+        slot.served, slot.refused, slot.state, slot.reason = stored.manifest_sha256, None, "READY", ""
         if before not in (None, (slot.name, slot.version)):
             retired.append(self._repository.remove(*before))
             await self._tell(before[0])

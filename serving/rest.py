@@ -30,6 +30,7 @@ from serving.servicer import InferenceServicer
 from serving.tokens import Tokens
 
 logger = logging.getLogger(__name__)
+logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it starts and ends, the server says itself
 
 READ_SECONDS = 30.0  # for a body to arrive
 IDLE_SECONDS = 30.0  # a connection that begins no request for so long is closed
@@ -106,9 +107,11 @@ def application(servicer: InferenceServicer, tokens: Tokens | None, max_body_byt
         message, wanted = await _aside(len(body), rest_messages.request, *names, body, json_bytes)
         answer = await _unless_gone(request, servicer.ModelInfer(message, Call(request)))  # type: ignore[arg-type]
         content, json_end = await _aside(answer.ByteSize(), rest_messages.response, answer, wanted)
+        # While the server drains, clients look for another one, request by request.
+        headers = {} if servicer.ready else {"Connection": "close"}
         if json_end is None:
-            return Response(content, media_type="application/json")
-        headers = {"Inference-Header-Content-Length": str(json_end)}
+            return Response(content, media_type="application/json", headers=headers)
+        headers["Inference-Header-Content-Length"] = str(json_end)
         return Response(content, media_type="application/octet-stream", headers=headers)
 
     async def index(request: Request) -> Response:
@@ -269,6 +272,13 @@ class Server:
 
     async def start(self) -> None:
         self._serving = asyncio.create_task(self._server.serve([self._listening]), name="http")
+        while not self._server.started and not self._serving.done():  # noqa: ASYNC110  # it has no event
+            await asyncio.sleep(0)
+
+    def stop_listening(self) -> None:
+        """Connections that are there go on."""
+        for each in self._server.servers:
+            each.close()
 
     async def stop(self, grace: float | None = None) -> None:
         self._server.should_exit = True

@@ -132,6 +132,8 @@ def _get(said: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
     value = said.get(key, default)
     if not isinstance(value, kind):
         raise InvalidRequest(f"'{key}' is {str(value)[:80]}; expected {_KINDS[kind]}")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidRequest(f"'{key}' holds half of a surrogate pair; expected text")  # no protobuf string takes it
     return value
 
 

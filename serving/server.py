@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
@@ -23,6 +23,9 @@ from serving.servicer import InferenceServicer
 from serving.settings import Settings
 from serving.traces import Tracer, open_tracer
 from serving.trust import trust
+
+if TYPE_CHECKING:
+    from serving import rest
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ async def serve(settings: Settings) -> None:
     decoder = Decoder(settings.max_picture_pixels, decoding_threads, settings.max_queue_rows)
     forced, max_rows = settings.forced_policy, settings.max_batch_rows
     servicer = InferenceServicer(repository, observer, max_rows, forced, decoder, control)
-    server = transport.inference_server(settings, manifests)
+    server = transport.inference_server(settings, manifests, metrics)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable(server)
@@ -63,9 +66,10 @@ async def serve(settings: Settings) -> None:
     host = transport.bracketed(settings.host)
     ports = f"grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}"
     servers: list[Any] = [server]
-    if settings.http_port >= 0:
-        servers.append(transport.http_server(settings, servicer, manifests))
-        ports += f" http={host}:{servers[-1].port}"
+    http_server = transport.http_server(settings, servicer, manifests, metrics) if settings.http_port >= 0 else None
+    if http_server is not None:
+        servers.append(http_server)
+        ports += f" http={host}:{http_server.port}"
     if settings.health_port >= 0:
         servers.append(transport.health_server(checks))
         ports += f" health={host}:{transport.listen(servers[-1], settings.host, settings.health_port)}"
@@ -87,7 +91,7 @@ async def serve(settings: Settings) -> None:
 
         metrics.ready.set(0)
         await checks.enter_graceful_shutdown()
-        await _drain(settings, servicer, grpc_port)
+        await _drain(settings, servicer, grpc_port, http_server)
     finally:
         # No grace here: what is left are health watchers and half-open calls, which would wait it out.
         await asyncio.gather(*(each.stop(None) for each in servers))
@@ -111,12 +115,14 @@ async def _until(stopping: "asyncio.Task[Any]", *endless: Coroutine[Any, Any, No
         task.cancel()
 
 
-async def _drain(settings: Settings, servicer: InferenceServicer, port: int) -> None:
+async def _drain(settings: Settings, servicer: InferenceServicer, port: int, http_server: "rest.Server | None") -> None:
     """Answers what comes, then what comes over connections that are there, then what has begun."""
     logger.info("draining seconds=%s", settings.drain_seconds)
     was_ready = servicer.close()
     await asyncio.sleep(settings.drain_seconds)
     sockets.stop_listening(port)
+    if http_server is not None:
+        http_server.stop_listening()
     aged_seconds = 1.1 * settings.max_connection_age_seconds  # by then the last connection has ended without loss
     await servicer.quiet(QUIET_SECONDS, max(QUIET_LIMIT_SECONDS, min(aged_seconds, settings.grace_seconds)))
     servicer.refuse()

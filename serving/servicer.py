@@ -48,6 +48,10 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._in_flight = 0
         self._last_arrival = 0.0
 
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
     def open(self) -> None:
         self._ready = True
 
@@ -77,6 +81,10 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         end = time.monotonic() + limit_s
         while self._in_flight and time.monotonic() < end:  # noqa: ASYNC110  # as in quiet()
             await asyncio.sleep(0.01)
+
+    def undecodable(self) -> None:
+        """Of bytes that came in place of an inference request."""
+        self._observer.undecodable()
 
     async def ModelInfer(self, message: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:  # noqa: N802
         return await self._observed("ModelInfer", message, context)

@@ -23,8 +23,14 @@ HEALTH = "/grpc.health.v1.Health/"  # probes have no token, and learn nothing
 class Tokens:
     """The file is the truth: a token that leaves it is refused a second later, and without the file every one is."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.monotonic,
+        count_refusal: Callable[[], object] = lambda: None,
+    ) -> None:
         self._path = path
+        self._count_refusal = count_refusal
         self._clock = clock
         self._looked = clock()
         self._signature = self._stat()
@@ -42,7 +48,10 @@ class Tokens:
         digest = _digest(token.strip())
         # Every token is compared, in a time that tells nothing of it.
         found = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(found)
+        allowed = scheme.lower() == "bearer" and any(found)
+        if not allowed:
+            self._count_refusal()
+        return allowed
 
     def _look(self) -> None:
         if self._clock() - self._looked < LOOK_SECONDS:

@@ -31,7 +31,7 @@ MOST_STREAMS = 4096
 HANDSHAKE_SECONDS = 3.0  # of TLS and HTTP/2: a socket that never speaks is closed
 
 
-def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest]) -> grpc.aio.Server:
+def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest], metrics: Metrics) -> grpc.aio.Server:
     """Not listening yet. Raises StartupError for a file of tokens that cannot be used."""
     options = {
         # Counted after decompression, so a small message that unpacks to a large one is refused as well.
@@ -49,8 +49,8 @@ def inference_server(settings: Settings, manifests: Sequence[EnsembleManifest]) 
         options["grpc.max_connection_age_ms"] = _ms(settings.max_connection_age_seconds)  # 10 % more or less, by gRPC
         options["grpc.max_connection_age_grace_ms"] = _ms(settings.max_connection_age_grace_seconds)
     interceptors = []
-    if settings.tokens:
-        interceptors.append(TokenCheck(Tokens(Path(settings.tokens))))
+    if (tokens := _tokens(settings, metrics)) is not None:
+        interceptors.append(TokenCheck(tokens))
         if not settings.tls_certificate:
             logger.warning("tokens travel readable for everyone on the way: there is no --tls-certificate")
     return grpc.aio.server(options=[*_COMMON, *options.items()], interceptors=interceptors)
@@ -77,14 +77,14 @@ def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serv
 
 
 def http_server(
-    settings: Settings, servicer: InferenceServicer, manifests: Sequence[EnsembleManifest]
+    settings: Settings, servicer: InferenceServicer, manifests: Sequence[EnsembleManifest], metrics: Metrics
 ) -> "rest.Server":
     """Raises StartupError, without the packages of extra [http] as well."""
     try:
         from serving import rest
     except ImportError as error:
         raise StartupError(f"--http-port: {error}; pip install 'thalweg[http]'") from None
-    tokens = Tokens(Path(settings.tokens)) if settings.tokens else None
+    tokens = _tokens(settings, metrics)
     # A number takes at most three times as much room in JSON as in the longest form of a message.
     max_body_bytes = settings.max_message_bytes or 3 * max_message_bytes(settings, manifests)
     app = rest.application(servicer, tokens, max_body_bytes)
@@ -109,6 +109,12 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """Of the gRPC port; None: plain text. Raises StartupError."""
     files = _certificate(settings)
     return None if files is None else tls.credentials(files)
+
+
+def _tokens(settings: Settings, metrics: Metrics) -> Tokens | None:
+    if not settings.tokens:
+        return None
+    return Tokens(Path(settings.tokens), count_refusal=metrics.unauthenticated.inc)
 
 
 def _certificate(settings: Settings) -> tls.CertificateFiles | None:

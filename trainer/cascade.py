@@ -4,9 +4,11 @@ Wang et al. 2022, "Wisdom of Committees". Members run in the order of greedy sel
 prefix has a temperature of its own, so that one threshold of confidence means the same at every length.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -38,7 +40,16 @@ class Cascade:
 
 
 def fit(logits_MNC: Tensor, temperatures: Tensor, pooled: float, targets: Tensor, loss: float) -> Cascade:
-    """Order, temperatures and threshold from the calibration split. pooled: the temperature of all members' mean.
+    """Order, temperatures and threshold from the calibration split. pooled: the temperature of all members' mean."""
+    order = selection.greedy(logits_MNC, temperatures, targets).order
+    between = islice(_log_means(logits_MNC[order], temperatures[order]), 1, len(order) - 1)
+    divisors = [1.0, *(temperature.fit(log_mean_NC, targets) for log_mean_NC in between), pooled]
+    made = Cascade(order, divisors, threshold=1.0)
+    return dataclasses.replace(made, threshold=threshold(made, logits_MNC, temperatures, targets, loss))
+
+
+def threshold(cascade: Cascade, logits_MNC: Tensor, temperatures: Tensor, targets: Tensor, loss: float) -> float:
+    """The least that keeps the promise of `loss`, whatever the cascade's own is.
 
     loss: the share of rows, in expectation over exchangeable ones, that the mean of all members gets right and the
     cascade wrong; no less than what accuracy falls by. Each row has a confidence such that no threshold from it on
@@ -46,14 +57,11 @@ def fit(logits_MNC: Tensor, temperatures: Tensor, pooled: float, targets: Tensor
     be choosing the luckiest one, whose luck other rows do not have. With fewer than 1/loss − 1 rows nothing can be
     promised: the threshold is 1.
     """
-    order = selection.greedy(logits_MNC, temperatures, targets).order
-    divisors, confidence, predicted = [], [], []
-    for k, log_mean_NC in enumerate(_log_means(logits_MNC[order], temperatures[order])):
-        if k == 0:
-            divisors.append(1.0)
-        else:
-            divisors.append(pooled if k + 1 == len(order) else temperature.fit(log_mean_NC, targets))
-        greatest = torch.softmax(log_mean_NC / divisors[-1], dim=-1).max(1)
+    confidence, predicted = [], []
+    for divisor, log_mean_NC in zip(
+        cascade.temperatures, _log_means(logits_MNC[cascade.order], temperatures[cascade.order]), strict=True
+    ):
+        greatest = torch.softmax(log_mean_NC / divisor, dim=-1).max(1)
         confidence.append(greatest.values)
         predicted.append(greatest.indices)
 
@@ -63,8 +71,7 @@ def fit(logits_MNC: Tensor, temperatures: Tensor, pooled: float, targets: Tensor
         lost_N = (predicted[-1] == targets) & (class_N != targets) & (mine_N > before_N)
         lasting_N = torch.where(lost_N, mine_N, lasting_N)
         before_N = torch.maximum(before_N, mine_N)
-    threshold = min(conformal.quantile(lasting_N[:, None], 1.0 - loss), 1.0)
-    return Cascade(order, divisors, threshold)
+    return min(conformal.quantile(lasting_N[:, None], 1.0 - loss), 1.0)
 
 
 def to_proto(cascade: Cascade, member_ids: list[str], loss: float, members_run: float) -> ensemble_pb2.Cascade:

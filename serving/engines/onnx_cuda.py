@@ -55,10 +55,11 @@ class OnnxCuda(Engine):
         self._stagings: dict[tuple[tuple[int, ...], str], Staging] = {}
 
     def load(self, skeleton: Skeleton, tensors: Tensors) -> Network:
-        if self.precision == "fp16" and not self._tensorrt:
+        model, beside = skeleton.data, tensors
+        if self._tensorrt:  # it parses the graph anew, and should find everything in it
+            model, beside = skeleton.filled(tensors).SerializeToString(), {}
+        elif self.precision == "fp16":
             model, beside = to_float16(skeleton.filled(tensors)).SerializeToString(), {}
-        else:
-            model, beside = skeleton.data, tensors
         session = open_session(model, beside, session_options(), self.providers())
         return BoundNetwork(session, self._staging(skeleton), self._cuda_graphs)
 

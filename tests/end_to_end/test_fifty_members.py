@@ -38,8 +38,12 @@ def test_fifty_curve_members_weigh_at_most_3_3_times_one_and_serve(tmp_path: Pat
     assert len(validate(tmp_path / "fifty").manifest.members) == 50
     assert len(list((tmp_path / "fifty/weights").iterdir())) == 3
     assert size_bytes(tmp_path / "fifty") <= 3.3 * size_bytes(tmp_path / "one")
-    inputs = splits.test.inputs[:100].numpy()
-    with ServerProcess(tmp_path / "fifty") as server, Client(server.grpc, config.name) as client:
-        answer = client.predict(inputs)
-    assert answer.members_run == 50
-    np.testing.assert_allclose(answer.probs, fifty.probs("test")[:100].numpy(), atol=1e-5)
+    inputs = splits.test.inputs[:20].numpy()
+    for memory in ("fast", "compact"):
+        with (
+            ServerProcess(tmp_path / "fifty", "--memory", memory, "--max-batch-rows", "20") as server,
+            Client(server.grpc, config.name) as client,
+        ):
+            answer = client.predict(inputs)
+        assert answer.members_run == 50
+        np.testing.assert_allclose(answer.probs, fifty.probs("test")[:20].numpy(), atol=1e-5)

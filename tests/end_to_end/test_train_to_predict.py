@@ -1,11 +1,13 @@
 """Train, export, serve, ask: the answers over gRPC equal torch's own computation on every test row."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from scipy.stats import betabinom
 from torch.func import functional_call
 
 from protos.validate import validate
@@ -74,13 +76,37 @@ def test_standalone_files_in_stock_onnx_runtime_equal_torch(
     np.testing.assert_allclose(np.stack(found[:-1], 1), member_probs, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ENSEMBLES)
-def test_the_manifests_metrics_are_what_a_client_measures(small_run: Outcome, inputs: np.ndarray, name: str) -> None:
-    directory = small_run.ensembles[name]
+@pytest.fixture(scope="module")
+def targets(small_run: Outcome) -> np.ndarray:
     with np.load(small_run.test_file) as file:
-        targets = file["targets"]
+        return file["targets"]
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_the_manifests_metrics_are_what_a_client_measures(
+    small_run: Outcome, inputs: np.ndarray, targets: np.ndarray, name: str
+) -> None:
+    directory = small_run.ensembles[name]
     with ServerProcess(directory) as server, Client(server.grpc, "digits") as client:
-        probs = client.predict(inputs).probs
-    (stated,) = [m for m in validate(directory).manifest.metrics if (m.predictor, m.split) == ("ensemble", "test")]
-    assert stated.error == pytest.approx((probs.argmax(1) != targets).mean(), abs=1e-9)
-    assert stated.nll == pytest.approx(-np.log(probs[np.arange(len(targets)), targets]).mean(), abs=1e-5)
+        answers = {policy: client.predict(inputs, policy=policy) for policy in ("mean", "cascade")}
+    metrics = {m.predictor: m for m in validate(directory).manifest.metrics if m.split == "test"}
+    for predictor, policy in (("ensemble", "mean"), ("cascade", "cascade")):
+        probs = answers[policy].probs
+        assert metrics[predictor].error == pytest.approx((probs.argmax(1) != targets).mean(), abs=1e-9)
+        nll = -np.log(probs[np.arange(len(targets)), targets]).mean()
+        assert metrics[predictor].nll == pytest.approx(nll, abs=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mean", "random", "cascade"])
+def test_served_sets_hold_the_true_class_as_often_as_their_level(
+    small_run: Outcome, inputs: np.ndarray, targets: np.ndarray, policy: str
+) -> None:
+    with ServerProcess(small_run.ensembles["curve"]) as server, Client(server.grpc, "digits") as client:
+        for level in (0.9, 0.95, 0.98):
+            answer = client.predict(inputs, policy=policy, also=["prediction_set"], level=level)
+            held = int(answer.prediction_set[np.arange(len(targets)), targets].sum())
+            # Given 300 calibration rows the coverage of new ones is Beta(k, 301 − k); the likeliest class adds to it.
+            rank = math.ceil(301 * level)
+            assert betabinom(len(targets), rank, 301 - rank).cdf(held) > 0.001
+            assert (answer.prediction_set.sum(1) >= 1).all()
+            assert answer.prediction_set.sum(1).mean() < 2

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz request|manifest [options of libFuzzer]`: looks for bytes that crash a reader (extra [fuzz]).
+"""`python -m tests.fuzz request|http|manifest [libFuzzer options]` looks for bytes that crash a reader (extra [fuzz]).
 
 Coverage of our own modules guides it. What it finds anew goes to runs/fuzz/; keep the telling ones with
 `python -m tests.fuzz request -merge=1 tests/fuzz/corpus/request runs/fuzz/request`.

@@ -20,7 +20,7 @@ def test_auto_takes_the_cpu_without_a_gpu_and_logs_why(caplog: pytest.LogCapture
         engine = device.choose("auto", threads=3)
     assert isinstance(engine, OnnxCpu)
     assert engine.threads == 3
-    assert f"device=cpu reason='{NO_GPU}'" in caplog.text
+    assert f"engine=onnxruntime-cpu precision=fp32 threads=3 reason='{NO_GPU}'" in caplog.text
     engine.close()
 
 

@@ -58,6 +58,13 @@ def test_compact_answers_equal_materialised_ones(tmp_path: Path, engine: Engine 
     np.testing.assert_allclose(logits(stored, engine, Memory.COMPACT), materialised, atol=1e-5)
 
 
+def test_fp16_combines_weights_in_fp16_and_is_near(tmp_path: Path) -> None:
+    stored = tiny_ensemble.write_curve(tmp_path / "c")
+    materialised = logits(stored, OnnxCpu(1), Memory.FAST)
+    half = logits(stored, on_cpu(precision="fp16"), Memory.COMPACT)
+    assert 1e-6 < np.abs(half - materialised).max() < 2e-2
+
+
 def test_a_curves_weight_sets_are_held_once_whatever_its_members(tmp_path: Path) -> None:
     stored = tiny_ensemble.write_curve(tmp_path / "c", np.linspace(0, 1, 50).tolist())
     one = sum(tensor.nbytes for tensor in stored.weight_sets["w0"].values())

@@ -193,6 +193,23 @@ async def test_a_directory_that_becomes_another_version_replaces_it(tmp_path: Pa
     await bench.reloader.close()
 
 
+async def test_a_link_that_is_turned_is_followed(tmp_path: Path) -> None:
+    """As git-sync and Kubernetes' volumes publish."""
+    for version, members in (("1", 4), ("2", 2)):
+        tiny_ensemble.write(tmp_path / f"release-{version}", members, version=version)
+    bench = Bench(tmp_path / "current")
+    bench.root.symlink_to(tmp_path / "release-1")
+    await bench.start()
+    assert await bench.members() == 4
+    (tmp_path / "next").symlink_to(tmp_path / "release-2")
+    (tmp_path / "next").replace(bench.root)
+    await bench.settle()
+    assert bench.repository.versions("tiny") == ["2"]
+    assert await bench.members() == 2
+    await bench.repository.close()
+    await bench.reloader.close()
+
+
 async def test_two_folders_of_one_version_the_second_is_refused(bench: Bench) -> None:
     await bench.start()
     other = bench.root / "other"

@@ -122,10 +122,14 @@ class Publisher:
             process.send_signal(signal.SIGKILL)
 
     def _wait(self, result: str) -> None:
+        """A folder that is left half done is refused once at least: two looks may also have agreed before its end."""
         self.published[result] += 1
         deadline = time.monotonic() + 60
-        while self.counted() != self.published:
-            assert time.monotonic() < deadline, (self.counted(), self.published)
+        while (counted := self.counted())["ok"] != self.published["ok"] or counted["refused"] < self.published[
+            "refused"
+        ]:
+            assert time.monotonic() < deadline, (counted, self.published)
+        self.published = counted
 
     def counted(self) -> dict[str, int]:
         with urllib.request.urlopen(f"http://{self.server.metrics}/metrics") as response:
@@ -160,14 +164,14 @@ def reload_under_load(folder: Path, reloads: int, requests: int) -> None:
         assert load.failures == []
         assert load.answers >= requests
         assert seen == set(good)
-        assert publisher.counted() == publisher.published
+        assert publisher.counted()["ok"] == len(good)
         deadline = time.monotonic() + 60
         while threads_of(server) > threads + 2:  # what was replaced has ended its threads
             assert time.monotonic() < deadline, (threads_of(server), threads)
         code, errors = server.stop()
     assert code == 0, errors
     assert "Traceback" not in errors
-    assert errors.count("refused path=") == publisher.published["refused"]
+    assert errors.count("refused path=") >= publisher.published["refused"]
     print(json.dumps({"reloads": reloads, "requests": load.answers, "loads": publisher.published}))
 
 

@@ -284,6 +284,25 @@ def test_models_are_listed_unloaded_and_loaded(connection: Connection) -> None:
     assert (status, json.loads(answer)["error"][:27]) == (400, "unknown parameter 'config';")
 
 
+def test_while_draining_it_is_not_ready_and_answers_and_closes_each_connection(tiny_directory: Path) -> None:
+    # Long enough that the test ends it, not the clock.
+    with ServerProcess(tiny_directory, "--http-port", "0", "--drain-seconds", "600") as server:
+        assert server.http is not None
+        connection = Connection(server.http)
+        status, _, headers = connection.send("POST", "/v2/models/tiny/infer", request())
+        assert (status, headers.get("connection")) == (200, None)
+        server.process.terminate()
+        while connection.get("/v2/health/ready")[0] == 200:
+            pass
+        status, answer, headers = connection.send("POST", "/v2/models/tiny/infer", request())
+        assert (status, headers.get("connection")) == (200, "close")
+        np.testing.assert_allclose(outputs(json.loads(answer))["probs"], tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
+        assert connection.get("/v2/health/live") == (200, {"live": True})  # http.client connects again by itself
+        connection.close()
+        server.process.kill()
+        server.process.communicate(timeout=60)
+
+
 def test_tokens_hold_here_as_well(tiny_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("secret\n")
     with ServerProcess(tiny_directory, "--http-port", "0", "--tokens", str(tmp_path / "tokens")) as server:

@@ -145,6 +145,8 @@ def test_metrics_count_what_happened(tiny_directory: Path) -> None:
             client.predict(np.full((1, 4), np.nan, np.float32))
         with pytest.raises(grpc.RpcError):
             client.predict(np.full((1, 4), np.finfo(np.float32).max, np.float32), policy="random")
+        with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff", timeout=30)
         after = Scraped(server)  # at once: what a client has seen is counted
     for policy, code, count in (
         ("mean", "OK", 1),
@@ -156,6 +158,8 @@ def test_metrics_count_what_happened(tiny_directory: Path) -> None:
         labels = {"policy": policy, "code": code}
         assert before["ensemble_requests_total", labels] == 0
         assert after["ensemble_requests_total", labels] == count
+    undecodable = {"model": "", "version": "", "policy": "", "code": "INVALID_ARGUMENT"}
+    assert after["ensemble_requests_total", undecodable] == 1
     assert after["ensemble_rows_total"] == 9 + 1
     assert after["ensemble_members_run_total"] == 7 * 4 + 2 * 2 + 1
     for name in ("queue", "execute", "combine"):

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import urllib.error
 import urllib.request
@@ -50,6 +52,22 @@ def test_other_paths_and_methods_are_refused(tiny_server: ServerProcess, path: s
         get(f"http://{tiny_server.metrics}{path}", method)
     assert caught.value.code == code
     caught.value.close()
+
+
+def test_a_client_that_goes_in_the_middle_of_its_request_leaves_nothing_in_the_log(tiny_directory: Path) -> None:
+    with ServerProcess(tiny_directory) as server:
+        host, port = server.metrics.split(":")
+        for _ in range(5):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(b"GET /metr")
+                # Closing sends a reset, and not an orderly end.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with get(f"http://{server.metrics}/metrics") as response:
+            assert b"ensemble_ready 1.0" in response.read()
+        code, errors = server.stop()
+    assert code == 0
+    assert "Traceback" not in errors
+    assert "Exception" not in errors
 
 
 @pytest.mark.slow

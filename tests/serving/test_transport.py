@@ -3,10 +3,12 @@
 import datetime
 import http.client
 import ipaddress
+import socket
 import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -315,6 +317,21 @@ def test_no_other_is_and_health_needs_none(token_server: ServerProcess, header: 
         assert health.Check(health_pb2.HealthCheckRequest(service="tiny"), timeout=30).status == SERVING
 
 
+def test_calls_without_a_known_token_are_counted(token_server: ServerProcess) -> None:
+    def counted() -> float:
+        with urllib.request.urlopen(f"http://{token_server.metrics}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        (line,) = [line for line in lines if line.startswith("ensemble_unauthenticated_total ")]
+        return float(line.split()[1])
+
+    before = counted()
+    with grpc.insecure_channel(token_server.grpc) as channel:
+        code(channel)
+        code(channel, metadata=[("authorization", "Bearer wrong")])
+        ask(channel, metadata=[("authorization", "Bearer first-token")])
+    assert counted() == before + 2
+
+
 def test_the_file_of_tokens_is_the_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
     file = tmp_path / "tokens"
@@ -361,6 +378,36 @@ def test_a_small_message_that_unpacks_to_a_large_one_is_refused_without_the_memo
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         ask(channel)
         assert resident_bytes(server) - before < 2**26
+
+
+SETTINGS, PING, GOAWAY = 4, 6, 7  # types of HTTP/2 frames
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
+
+
+def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
+    with connection.makefile("rb") as file:
+        while len(header := file.read(9)) == 9:
+            yield header[3], file.read(int.from_bytes(header[:3], "big"))
+
+
+@pytest.mark.parametrize(("seconds", "answer"), [("0", PING), ("300", GOAWAY)])
+def test_who_pings_too_often_is_told_to_go_away(tiny_directory: Path, seconds: str, answer: int) -> None:
+    with ServerProcess(tiny_directory, "--min-ping-seconds", seconds) as server:
+        host, port = server.grpc.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS))
+            came = frames(connection)
+            for i in range(20):
+                ping = i.to_bytes(8, "big")
+                connection.sendall(frame(PING, ping))
+                kind, payload = next(each for each in came if each == (PING, ping) or each[0] == GOAWAY)
+                if kind == GOAWAY:
+                    break
+        assert kind == answer
+        assert kind == PING or b"too_many_pings" in payload
 
 
 def test_an_old_connection_is_ended_and_no_request_is_lost(tiny_directory: Path) -> None:
