@@ -164,9 +164,10 @@ def measure(calibration: Rows, test: Rows, stated: float, count: int) -> tuple[d
     found = {
         "cascades": [asdict(entry) for entry in trained[0]],
         "sets": [asdict(entry) for entry in trained[1]],
-        "cascades_resplit": [[asdict(entry) for entry in entries] for entries in again],
-        "sets_resplit": [[asdict(entry) for entry in entries] for entries in same],
-        "sets_resplit_in_halves": [[asdict(entry) for entry in entries] for entries in apart],
+        "lost_by_resplit": _by_resplit(again, "lost"),
+        "members_run_by_resplit": _by_resplit(again, "members_run"),
+        "coverage_by_resplit": _by_resplit(same, "coverage"),
+        "coverage_by_resplit_in_halves": _by_resplit(apart, "coverage"),
     }
     members = len(calibration.logits_MNC)
     return found, [
@@ -174,6 +175,11 @@ def measure(calibration: Rows, test: Rows, stated: float, count: int) -> tuple[d
         "",
         *_set_table(trained[1], same, apart, n, len(test)),
     ]
+
+
+def _by_resplit(entries: Sequence[Sequence[Any]], name: str) -> list[str]:
+    """A line a re-split, in the order of the table's rows."""
+    return [" ".join(f"{getattr(entry, name):.5f}" for entry in line) for line in entries]
 
 
 def _cascade_table(trained: list[Cascaded], again: list[list[Cascaded]], members: int) -> list[str]:

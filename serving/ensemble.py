@@ -197,6 +197,8 @@ def load(
             f"'{stored.manifest.name}' predicts the next token, which this server does not answer; "
             f"`thalweg-train export --standalone` writes files for ONNX Runtime"
         )
+    if forced_policy is Policy.CASCADE and not stored.manifest.HasField("cascade"):
+        raise StartupError(f"--policy cascade: the manifest of '{stored.manifest.name}' has no cascade")
     curve = _curve(stored, forced_policy)
     if forced_policy is Policy.CURVE:
         memory = Memory.COMPACT

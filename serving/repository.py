@@ -43,6 +43,7 @@ class Repository:
 
     def __init__(self) -> None:
         self._models: dict[str, dict[str, ServedModel | str]] = {}  # by name and version; or why it is not ready
+        self._latest: dict[str, ServedModel] = {}  # by name: every request asks
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def announce(self, name: str, version: str, why_not_ready: str = "still loading") -> None:
@@ -55,6 +56,7 @@ class Repository:
         versions = self._models.setdefault(model.ensemble.name, {})
         replaced = versions.get(model.ensemble.version)
         versions[model.ensemble.version] = model
+        self._choose_latest(model.ensemble.name)
         return replaced if isinstance(replaced, ServedModel) else None
 
     def remove(self, name: str, version: str) -> ServedModel | None:
@@ -63,6 +65,7 @@ class Repository:
         removed = versions.pop(version)
         if not versions:
             del self._models[name]
+        self._choose_latest(name)
         return removed if isinstance(removed, ServedModel) else None
 
     def withdraw(self, name: str, version: str) -> None:
@@ -80,7 +83,7 @@ class Repository:
             raise UnknownModel(
                 f"unknown version '{version}' of '{name}'; this server has {_quoted(sorted(versions, key=age))}"
             )
-        model = versions[version or next(reversed(self.versions(name)), next(iter(versions)))]
+        model = versions[version] if version else self._latest.get(name) or next(iter(versions.values()))
         if isinstance(model, str):
             raise NotReady(f"'{name}' is {model}")
         return model
@@ -97,6 +100,13 @@ class Repository:
         versions = self._models.get(name, {})
         return sorted((version for version in versions if isinstance(versions[version], ServedModel)), key=age)
 
+    def _choose_latest(self, name: str) -> None:
+        self._latest.pop(name, None)
+        if versions := self.versions(name):
+            model = self._models[name][versions[-1]]
+            assert isinstance(model, ServedModel)
+            self._latest[name] = model
+
     async def failed(self) -> None:
         """Raises what ended a batcher; nothing would be answered any more. Returns never."""
         await asyncio.shield(self._failure)
@@ -108,6 +118,7 @@ class Repository:
     async def close(self) -> None:
         models = [model for versions in self._models.values() for model in versions.values()]
         self._models.clear()
+        self._latest.clear()
         await asyncio.gather(*(model.close() for model in models if isinstance(model, ServedModel)))
 
 

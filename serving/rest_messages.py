@@ -15,7 +15,7 @@ from protos import open_inference_grpc_pb2 as oip
 from protos.graph import DATATYPES
 from serving.bytes_tensor import unpack
 from serving.errors import InvalidRequest
-from serving.messages import parameter
+from serving.parameter import parameter
 from serving.request import CONTENTS
 
 LARGEST_JSON_BYTES = 2**22  # parsing holds up everything else: larger tensors come in binary

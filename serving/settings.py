@@ -58,8 +58,8 @@ class Settings:
     )
     policy: str = _setting(
         "mean",
-        "mean: the default, and a request may choose another; random, curve: how every request is answered",
-        (Policy.MEAN, Policy.RANDOM, Policy.CURVE),
+        "mean: the default, and a request may choose another; random, curve, cascade: how every request is answered",
+        (Policy.MEAN, Policy.RANDOM, Policy.CURVE, Policy.CASCADE),
     )
     round_probs: int = _setting(-1, "decimals of every number that is answered; -1: full precision")
     labels_only: bool = _setting(False, "answer with labels, and refuse to say more")

@@ -126,6 +126,18 @@ def test_logits_that_are_not_finite_stop_their_row_alone() -> None:
         assert run(logits_MBC, [math.inf] * 2)[1] == [1, 3]
 
 
+def test_a_server_may_answer_everything_so(tiny_directory: Path) -> None:
+    with ServerProcess(tiny_directory, "--policy", "cascade") as server, Client(server.grpc, "tiny") as client:
+        answer = client.predict(ROWS, policy="mean", also=["members_run"])
+    assert (answer.policy, answer.outputs["members_run"].tolist()) == ("cascade", tiny_ensemble.cascade_probs(ROWS)[1])
+
+
+def test_a_server_does_not_start_so_without_a_cascade(tmp_path: Path) -> None:
+    tiny_ensemble.write(tmp_path / "single", members=1)
+    with pytest.raises(RuntimeError, match="--policy cascade: the manifest of 'tiny' has no cascade"):
+        ServerProcess(tmp_path / "single", "--policy", "cascade")
+
+
 def test_an_ensemble_without_a_cascade_says_so(tmp_path: Path) -> None:
     tiny_ensemble.write(tmp_path / "single", members=1)
     with ServerProcess(tmp_path / "single") as server, Client(server.grpc, "tiny") as client:

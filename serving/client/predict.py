@@ -14,12 +14,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from serving import inputs, results
-from serving.client import Client, Model, Tls
-from serving.folder import Folder
-from serving.inputs import InvalidInput
-from serving.messages import Asked
-from serving.results import Piece, Show
+from serving.client import inputs, printing
+from serving.client.clients import Client, Model, Tls
+from serving.client.inputs import InvalidInput
+from serving.client.messages import Asked
+from serving.client.printing import Piece, Show
+from serving.client.watched_folder import Folder
 
 Named = tuple[list[str], np.ndarray]  # a name for each row
 LOOK_SECONDS = 0.5
@@ -107,9 +107,9 @@ def _asked(options: argparse.Namespace) -> Asked:
 
 def _show(options: argparse.Namespace, client: Client, opened: contextlib.ExitStack) -> Show:
     if options.csv is None:
-        return results.table(client.model(), options.top, Console(highlight=False))
+        return printing.table(client.model(), options.top, Console(highlight=False))
     file = sys.stdout if str(options.csv) == "-" else opened.enter_context(options.csv.open("w", newline=""))
-    return results.csv_file(file, client.model(), options.top)
+    return printing.csv_file(file, client.model(), options.top)
 
 
 def _watch(client: Client, folder: Path, show: Show, asked: Asked) -> None:
@@ -143,7 +143,7 @@ def _watch(client: Client, folder: Path, show: Show, asked: Asked) -> None:
 
 def _read(path: Path, model: Model) -> Named:
     rows = inputs.rows(path, model)
-    return results.name_rows(path, len(rows)), rows
+    return printing.name_rows(path, len(rows)), rows
 
 
 def _answers(client: Client, files: Iterable[Named], asked: Asked) -> Iterator[Piece]:

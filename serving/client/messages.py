@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from protos import open_inference_grpc_pb2 as oip
 from protos.graph import DATATYPES
 from serving.bytes_tensor import unpack
+from serving.parameter import parameter
 
 DEFAULT_OUTPUTS = ("probs", "entropy", "mutual_information")
 
@@ -128,20 +129,6 @@ def request(model: Model, version: str, rows: NDArray[np.generic], asked: Asked)
     for name, value in parameters.items():
         message.parameters[name].CopyFrom(parameter(value))
     return message
-
-
-def parameter(value: bool | int | float | str) -> oip.InferParameter:
-    """Raises TypeError for a value that the protocol has no form for."""
-    match value:
-        case bool():
-            return oip.InferParameter(bool_param=value)
-        case int():
-            return oip.InferParameter(int64_param=value)
-        case float():
-            return oip.InferParameter(double_param=value)
-        case str():
-            return oip.InferParameter(string_param=value)
-    raise TypeError(f"a parameter is {type(value).__name__}; expected bool, int, float or str")
 
 
 def answer(response: oip.ModelInferResponse) -> Answer:

@@ -19,8 +19,8 @@ from protos.open_inference_grpc_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from serving.client import Answer, AsyncClient, Client
-from serving.inputs import InvalidInput
-from serving.messages import Asked
+from serving.client.inputs import InvalidInput
+from serving.client.messages import Asked
 from tests import tiny_ensemble
 from tests.server_process import ServerProcess
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from serving.messages import Answer, Model, joined
+from serving.client.messages import Answer, Model, joined
 
 Piece = tuple[list[str], Answer]  # a name for each row of the answer
 Show = Callable[[Iterable[Piece]], None]

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from protos.graph import DATATYPES
 from serving import pictures
-from serving.messages import Model
+from serving.client.messages import Model
 
 Source = NDArray[np.generic] | Image.Image | Path | str
 

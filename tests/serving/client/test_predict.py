@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from serving.client import Client
-from serving.folder import Folder
-from serving.predict import main
+from serving.client.predict import main
+from serving.client.watched_folder import Folder
 from tests import tiny_ensemble
 from tests.server_process import ROOT, ServerProcess
 
@@ -75,7 +75,7 @@ def test_files_that_appear_in_a_watched_folder_are_answered_until_the_process_is
 ) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(digits[0, 0]).save(tmp_path / "in/first.png")
-    command = [sys.executable, "-m", "serving.predict", "--watch-folder", str(tmp_path / "in"), "--csv", "-"]
+    command = [sys.executable, "-m", "serving.client.predict", "--watch-folder", str(tmp_path / "in"), "--csv", "-"]
     process = subprocess.Popen(
         [*command, "--target", server.grpc, "--model", "digits"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -101,7 +101,7 @@ def test_a_watcher_waits_for_a_server_that_is_away_and_misses_no_file(tmp_path: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "serving.predict", "--watch-folder", str(tmp_path / "in"), "--csv", "-"]
+    command = [sys.executable, "-m", "serving.client.predict", "--watch-folder", str(tmp_path / "in"), "--csv", "-"]
     with ServerProcess(tmp_path / "tiny", "--grpc-port", port) as server:
         process = subprocess.Popen(
             [*command, "--target", server.grpc, "--model", "tiny"],

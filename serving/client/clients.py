@@ -21,9 +21,9 @@ import grpc
 
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
-from serving import inputs, messages
-from serving.inputs import Source
-from serving.messages import Answer, Asked, Model
+from serving.client import inputs, messages
+from serving.client.inputs import Source
+from serving.client.messages import Answer, Asked, Model
 
 __all__ = ["Answer", "AsyncClient", "Client", "Model", "Tls"]
 
