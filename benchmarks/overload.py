@@ -1,6 +1,6 @@
 """Ten times more requests than the server can answer: what becomes of those that it takes and of those it refuses.
 
-    python -m benchmarks.overload [--directory ENSEMBLE] [--out FOLDER]
+    python -m benchmarks.overload [--directory ENSEMBLE] [--record FOLDER]
 
 Three measurements on one server: what it can answer (closed loop), its latency at half of that, and at ten times that
 (both open loop: requests leave by the clock, whether or not answers have come, and latency counts from the moment by
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--max-queue-rows", type=int, default=64, help="of the server: bounds the wait")
     parser.add_argument("--max-batch-rows", type=int, default=16, help="of the server")
-    parser.add_argument("--out", type=Path, help="folder for record.json and table.md")
+    parser.add_argument("--record", type=Path, help="folder for record.json and table.md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         directory = arguments.directory or Path(folder) / "convolutional"
@@ -216,9 +216,10 @@ def main() -> None:
     # What is accepted waits for the batch that runs and a full queue at most, and then runs itself.
     bound_s = (arguments.max_queue_rows + 2 * arguments.max_batch_rows) / (capacity * arguments.rows)
     text = table(capacity, arguments.rows, bound_s, half, over)
-    if arguments.out:
-        behind = {"capacity": capacity, "half": vars(half), "ten_times": vars(over), "arguments": vars(arguments)}
-        write_record(arguments.out, "benchmarks.overload", text, **behind)
+    if arguments.record:
+        settings = {name: str(value) for name, value in vars(arguments).items()}
+        behind = {"settings": settings, "capacity": capacity, "half": vars(half), "ten_times": vars(over)}
+        write_record(arguments.record, "benchmarks.overload", text, **behind)
     print(text)
 
 

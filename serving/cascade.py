@@ -26,6 +26,7 @@ class Cascade:
         """Gives its rows their first member, to run with whatever else the batch needs."""
         mask_MB[self._order[0], rows_B] = True
 
+    @np.errstate(invalid="ignore")  # of logits that are not finite: their rows stop, and are refused later
     def go_on(
         self,
         run: Run,
@@ -53,7 +54,7 @@ class Cascade:
             sum_RC += member_probs(logits_MBC[member, rows], float(self._temperatures_M[member]))
             temperature_B[rows] = stage.temperature
             confidence_R = temper(sum_RC / (k + 1), stage.temperature).max(axis=1)
-            # Of logits that are not finite no confidence is either: such a row stops here.
+            # Where logits are not finite, no confidence compares.
             wants_more_R = (confidence_R <= stage.threshold) & (deadline_B[rows] > clock())
             rows, sum_RC = rows[wants_more_R], sum_RC[wants_more_R]
             if not len(rows):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from protos.validate import validate
@@ -21,6 +22,7 @@ def size_bytes(directory: Path) -> int:
     )
 
 
+@pytest.mark.slow
 def test_fifty_curve_members_weigh_at_most_3_3_times_one_and_serve(tmp_path: Path) -> None:
     config = override(RECIPES["digits"](0), ['model.options={"channels": [32, 64, 128]}'])
     splits = data.load(config.data)

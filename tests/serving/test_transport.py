@@ -366,7 +366,7 @@ def resident_bytes(server: ServerProcess) -> int:
 
 
 def test_a_small_message_that_unpacks_to_a_large_one_is_refused_without_the_memory(tiny_directory: Path) -> None:
-    """256 MiB of zeros, a quarter of a MiB on the wire, against a limit of 1 MiB."""
+    """128 MiB of zeros, an eighth of a MiB on the wire, against a limit of 1 MiB."""
     with (
         ServerProcess(tiny_directory, "--max-message-bytes", str(2**20)) as server,
         grpc.insecure_channel(server.grpc) as channel,
@@ -374,10 +374,10 @@ def test_a_small_message_that_unpacks_to_a_large_one_is_refused_without_the_memo
         before = resident_bytes(server)
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.RpcError) as caught:
-            call(bytes(2**28), timeout=60, compression=grpc.Compression.Gzip)
+            call(bytes(2**27), timeout=60, compression=grpc.Compression.Gzip)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         ask(channel)
-        assert resident_bytes(server) - before < 2**26
+        assert resident_bytes(server) - before < 2**25
 
 
 SETTINGS, PING, GOAWAY = 4, 6, 7  # types of HTTP/2 frames
