@@ -109,11 +109,11 @@ def measure(directory: Path, memory: str, threads: int) -> dict[str, Any]:
     import tempfile
 
     from protos.validate import validate
-    from serving import members
-    from serving.device import choose
-    from serving.executor import Executor
-    from serving.members import Memory
-    from serving.memory import give_back, resident_bytes
+    from serving.networks import members
+    from serving.networks.device import choose
+    from serving.networks.executor import Executor
+    from serving.networks.members import Memory
+    from serving.networks.memory import give_back, resident_bytes
     from tests import tiny_ensemble
 
     engine = choose("cpu", threads=threads, max_batch_rows=ROWS, compact=memory == "compact")

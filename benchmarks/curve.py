@@ -22,9 +22,9 @@ from protos.ensemble_pb2 import EnsembleManifest
 from protos.ensemble_pb2 import Member as Entry
 from protos.stored_ensemble import StoredEnsemble
 from serving.combine import member_probs
-from serving.combined import Combined
-from serving.curve import CurveGrid
-from serving.engines.onnx_cpu import OnnxCpu
+from serving.networks.combined import Combined
+from serving.networks.curve import CurveGrid
+from serving.networks.engines.onnx_cpu import OnnxCpu
 from trainer import evaluate, export, finished_run, member
 from trainer.evaluate import Quality
 from trainer.finished_run import FinishedRun

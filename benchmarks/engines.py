@@ -22,16 +22,16 @@ from benchmarks import compact
 from benchmarks.record import write_record
 from protos.stored_ensemble import StoredEnsemble
 from protos.validate import validate
-from serving import members
-from serving.cpu import usable_cpus
-from serving.curve import CurveGrid
-from serving.device import choose
 from serving.errors import StartupError
-from serving.executor import Executor
-from serving.members import Memory
+from serving.networks import members
+from serving.networks.cpu import usable_cpus
+from serving.networks.curve import CurveGrid
+from serving.networks.device import choose
+from serving.networks.executor import Executor
+from serving.networks.members import Memory
 
 BASELINE = "ONNX Runtime, fp32"
-# Settings of `serving.device.choose`; `compact` is the ensemble's as well.
+# Settings of `serving.networks.device.choose`; `compact` is the ensemble's as well.
 CONTENDERS: dict[str, dict[str, dict[str, Any]]] = {
     "cpu": {
         BASELINE: {"engine": "onnxruntime"},

@@ -10,8 +10,9 @@ import sys
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from protos.validate import InvalidEnsemble
-from serving import logs, server, settings
+from serving import server, settings
 from serving.errors import StartupError
+from serving.telemetry import logs
 
 
 def main(arguments: list[str] | None = None) -> int:

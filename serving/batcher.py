@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.cpu import give_way
 from serving.errors import DeadlineExceeded, Overloaded, ServingError
-from serving.metrics import ModelMetrics
+from serving.networks.cpu import give_way
 from serving.policy import Choice
 from serving.prediction import Prediction
-from serving.stage import Stage
+from serving.telemetry.metrics import ModelMetrics
+from serving.telemetry.stage import Stage
 
 logger = logging.getLogger(__name__)
 

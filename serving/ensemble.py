@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from protos.ensemble_pb2 import CLASSIFICATION
 from protos.graph import DATATYPES
 from protos.stored_ensemble import StoredEnsemble
-from serving import members, probe
 from serving.batcher import Work
 from serving.cascade import Cascade
 from serving.combine import combine, energy
 from serving.conformal import Conformal
-from serving.curve import CurveGrid, NoCurve
-from serving.engines.engine import Engine
 from serving.errors import InvalidRequest, ServingError, StartupError
-from serving.executor import Executor
-from serving.members import Memory
-from serving.metrics import Metrics, ModelMetrics
+from serving.networks import members, probe
+from serving.networks.curve import CurveGrid, NoCurve
+from serving.networks.engines.engine import Engine
+from serving.networks.executor import Executor
+from serving.networks.members import Memory
+from serving.networks.probe import PRECISION_TOLERANCE
 from serving.outputs import FULL, Disclosure
 from serving.policy import Policy, assign, draw_points
 from serving.prediction import Prediction
-from serving.probe import PRECISION_TOLERANCE
-from serving.stage import Stage
+from serving.telemetry.metrics import Metrics, ModelMetrics
+from serving.telemetry.stage import Stage
 
 logger = logging.getLogger(__name__)
 

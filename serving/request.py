@@ -16,9 +16,9 @@ from protos.open_inference_grpc_pb2 import InferParameter, ModelInferRequest
 from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY
 from serving.bytes_tensor import unpack
 from serving.conformal import DEFAULT_LEVEL
-from serving.curve import NoCurve
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
+from serving.networks.curve import NoCurve
 from serving.outputs import OUTPUTS, Disclosure
 from serving.pictures import takes_pictures
 from serving.policy import Choice, Policy

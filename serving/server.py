@@ -9,23 +9,24 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from serving import reflection, signals, sockets, transport
-from serving.control import Control
-from serving.cpu import usable_cpus
+from serving import signals
 from serving.decoder import Decoder
-from serving.handlers import handlers
-from serving.loader import Loader
-from serving.metrics import Metrics
-from serving.observation import Observer
-from serving.reload import Reloader
-from serving.repository import Repository
+from serving.networks.cpu import usable_cpus
+from serving.ports import reflection, sockets, transport
+from serving.ports.handlers import handlers
+from serving.repository.control import Control
+from serving.repository.loader import Loader
+from serving.repository.models import Repository
+from serving.repository.reload import Reloader
+from serving.repository.trust import trust
 from serving.servicer import InferenceServicer
 from serving.settings import Settings
-from serving.traces import Tracer, open_tracer
-from serving.trust import trust
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.observation import Observer
+from serving.telemetry.traces import Tracer, open_tracer
 
 if TYPE_CHECKING:
-    from serving import rest
+    from serving.ports import rest
 
 logger = logging.getLogger(__name__)
 

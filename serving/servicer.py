@@ -11,14 +11,15 @@ import grpc
 
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
-from serving import description, request, response, streaming
-from serving.control import Control
+from serving import description, request, response
 from serving.decoder import Decoder
 from serving.errors import InvalidRequest, NotReady, ServingError
-from serving.observation import Observation, Observer
 from serving.policy import Policy
-from serving.repository import Repository, ServedModel
-from serving.stage import Stage
+from serving.ports import streaming
+from serving.repository.control import Control
+from serving.repository.models import Repository, ServedModel
+from serving.telemetry.observation import Observation, Observer
+from serving.telemetry.stage import Stage
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving import logs
-from serving.device import DEVICES, ENGINES
-from serving.engines.engine import PRECISIONS
 from serving.errors import StartupError
-from serving.members import Memory
+from serving.networks.device import DEVICES, ENGINES
+from serving.networks.engines.engine import PRECISIONS
+from serving.networks.members import Memory
+from serving.networks.probe import PRECISION_TOLERANCE
 from serving.outputs import Disclosure
 from serving.policy import Policy
-from serving.probe import PRECISION_TOLERANCE
+from serving.telemetry import logs
 
 _DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}

@@ -13,12 +13,13 @@ from google.protobuf.message import DecodeError
 from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2 import ModelInferRequest
 from protos.validate import InvalidEnsemble, validate
-from serving import pictures, request, rest_messages
+from serving import pictures, request
 from serving.conformal import Conformal
-from serving.curve import NoCurve
 from serving.errors import InvalidRequest
+from serving.networks.curve import NoCurve
 from serving.outputs import FULL
 from serving.policy import Policy
+from serving.ports import rest_messages
 from tests import tiny_ensemble
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -9,9 +9,9 @@ import pytest
 
 from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY, PRIORITY_SECONDS, Batcher, Work
 from serving.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServingError
-from serving.metrics import Metrics
 from serving.policy import Choice, Policy
 from serving.prediction import Prediction
+from serving.telemetry.metrics import Metrics
 
 MEAN = Choice(Policy.MEAN)
 TIMEOUT_S = 30.0

@@ -17,11 +17,11 @@ from serving import ensemble as ensembles
 from serving.batcher import Work
 from serving.cascade import Cascade
 from serving.client import Client
-from serving.engines.onnx_cpu import OnnxCpu
 from serving.ensemble import Ensemble
-from serving.metrics import Metrics
+from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.policy import Choice, Policy
 from serving.prediction import Prediction
+from serving.telemetry.metrics import Metrics
 from tests import tiny_ensemble
 from tests.server_process import ServerProcess
 

@@ -274,7 +274,8 @@ def test_a_signal_when_everything_is_answered_does_not_spoil_the_exit_code(tiny_
 BLOCKED = """
 import asyncio, sys, threading
 from pathlib import Path
-from serving import loader, server, reload
+from serving import server
+from serving.repository import loader, reload
 from serving.settings import Settings
 
 def block(*arguments, **options):
@@ -371,7 +372,7 @@ def test_an_ensemble_that_predicts_the_next_token_is_refused_and_pointed_elsewhe
 
 
 def test_cuda_without_a_gpu_fails_at_start_and_says_what_is_missing(tiny_directory: Path) -> None:
-    from serving.device import _missing_for_cuda
+    from serving.networks.device import _missing_for_cuda
 
     if _missing_for_cuda() is None:
         pytest.skip("there is a GPU")

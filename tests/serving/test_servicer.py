@@ -15,15 +15,15 @@ from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from protos.validate import validate
 from serving import ensemble as ensembles
-from serving import rest
 from serving.batcher import Batcher, Work
 from serving.decoder import Decoder
-from serving.engines.onnx_cpu import OnnxCpu
-from serving.handlers import handlers
-from serving.metrics import Metrics
-from serving.observation import Observer
-from serving.repository import Repository, ServedModel
+from serving.networks.engines.onnx_cpu import OnnxCpu
+from serving.ports import rest
+from serving.ports.handlers import handlers
+from serving.repository.models import Repository, ServedModel
 from serving.servicer import InferenceServicer
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.observation import Observer
 from tests import tiny_ensemble
 
 TIMEOUT_S = 30.0

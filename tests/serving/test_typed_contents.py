@@ -9,11 +9,11 @@ import pytest
 from protos import open_inference_grpc_pb2 as oip
 from protos.graph import DATATYPES
 from serving import ensemble as ensembles
-from serving.engines.onnx_cpu import OnnxCpu
 from serving.ensemble import Ensemble
 from serving.errors import InvalidRequest
-from serving.metrics import Metrics
+from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.request import CONTENTS, parse
+from serving.telemetry.metrics import Metrics
 from tests import tiny_ensemble
 
 

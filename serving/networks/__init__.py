@@ -1,0 +1,1 @@
+"""What runs the members of an ensemble on a batch: networks from stored weights, engines, devices."""

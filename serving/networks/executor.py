@@ -1,0 +1,71 @@
+"""Runs an ensemble's members on a batch: which network gets which rows, and whose logits go where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.networks.curve import Point
+from serving.networks.engines.engine import Call, Engine
+from serving.networks.members import Loaded, LoadedMember
+
+
+@dataclass(frozen=True)
+class _Part:
+    rows: NDArray[np.intp]
+    inputs: NDArray[np.generic]  # of these rows
+
+
+class Executor:
+    def __init__(self, engine: Engine, loaded: Loaded, classes: int) -> None:
+        self._engine = engine
+        self._members: Sequence[LoadedMember] = loaded.members
+        self._combined = loaded.combined
+        self._classes = classes
+
+    def close(self) -> None:
+        self._members, self._combined = (), None
+
+    def warm_up(self, inputs: NDArray[np.generic]) -> None:
+        """Every member on these rows, in every number of rows that the engine wants to have seen."""
+        for rows in self._engine.batch_sizes(len(inputs)):
+            self.run(inputs[:rows], np.ones((len(self._members), rows), np.bool_))
+
+    def run(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Logits [M, B, C] of each member on the rows that the mask gives it; 0 elsewhere."""
+        logits_MBC = np.zeros((*mask_MB.shape, self._classes), dtype=np.float32)
+        jobs = self._jobs(inputs, mask_MB)
+        calls = [Call(self._members[m].network, part.inputs, self._members[m].feeds) for m, part in jobs]
+        for (m, part), logits_BC in zip(jobs, self._engine.run(calls), strict=True):
+            logits_MBC[m, part.rows] = logits_BC
+        return logits_MBC
+
+    def run_points(self, inputs: NDArray[np.generic], points: Sequence[Point]) -> NDArray[np.float32]:
+        """Logits [B, C], each row by the network at its own point of the curve.
+
+        A run a row: t is continuous, so no two rows share a network. One run for all would need every operator of the
+        graph with weights for each row (a convolution as a grouped one), and B times the weights in memory.
+        """
+        combined = self._combined
+        assert combined is not None
+        calls = [
+            Call(combined.network, inputs[b : b + 1], combined.feeds(point.coefficients, point.statistics))
+            for b, point in enumerate(points)
+        ]
+        return np.concatenate(self._engine.run(calls))
+
+    def _jobs(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> list[tuple[int, _Part]]:
+        """Members and rows, enough pairs to keep every thread busy. Members that want the same rows share them."""
+        wanting: dict[bytes, list[int]] = {}
+        for member in np.flatnonzero(mask_MB.any(axis=1)).tolist():
+            wanting.setdefault(mask_MB[member].tobytes(), []).append(member)
+        pieces = -(-self._engine.threads // max(sum(map(len, wanting.values())), 1))
+        jobs: list[tuple[int, _Part]] = []
+        for members in wanting.values():
+            rows = np.flatnonzero(mask_MB[members[0]])
+            wanted = inputs if len(rows) == len(inputs) else inputs[rows]
+            pairs = zip(np.array_split(rows, pieces), np.array_split(wanted, pieces), strict=True)
+            parts = [_Part(*pair) for pair in pairs if len(pair[0])]
+            jobs += [(member, part) for part in parts for member in members]
+        return jobs

@@ -1,0 +1,56 @@
+"""Compares what an engine answers with what was trained, on the probe rows of the ensemble's directory."""
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.stored_ensemble import StoredEnsemble
+from serving.combine import member_probs
+from serving.errors import StartupError
+from serving.networks.engines.engine import Engine
+from serving.networks.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+PRECISION_TOLERANCE = 0.02  # of probabilities
+FP32_TOLERANCE = 1e-3  # far above what another order of summation makes of fp32, far below what anybody would see
+
+
+def check(stored: StoredEnsemble, executor: Executor, engine: Engine, tolerance: float) -> None:
+    """Raises StartupError if a member's probability of a class is further off than the tolerance.
+
+    tolerance: of reduced precision; fp32 has its own. Without probe rows fp32 passes, and nothing else does.
+    """
+    manifest, probe = stored.manifest, stored.probe
+    if probe is None:
+        if engine.precision != "fp32":
+            raise StartupError(
+                f"--precision {engine.precision}: '{manifest.name}' has no probe rows to compare with; "
+                f"expected an ensemble that was exported with export.probe_rows of 1 or more"
+            )
+        return
+    allowed = FP32_TOLERANCE if engine.precision == "fp32" else tolerance
+    temperatures_M11 = np.array([member.temperature for member in manifest.members])[:, None, None]
+    logits_MNC = _run(executor, engine, probe.inputs, len(manifest.members))
+    found_MNC, expected_MNC = (member_probs(logits, temperatures_M11) for logits in (logits_MNC, probe.logits_MNC))
+    # An answer that is not finite is off as well.
+    difference_MNC = np.nan_to_num(np.abs(found_MNC - expected_MNC), nan=1.0)
+    worst = float(difference_MNC.max())
+    logger.info("probe rows=%d precision=%s worst_difference=%.2g", len(probe.inputs), engine.precision, worst)
+    if worst > allowed:
+        m, n, c = np.unravel_index(int(difference_MNC.argmax()), difference_MNC.shape)
+        hint = "" if engine.precision == "fp32" else " (--precision-tolerance)"
+        raise StartupError(
+            f"in {engine.precision} on {engine.name}, member '{manifest.members[int(m)].id}' of '{manifest.name}' "
+            f"gives class '{manifest.class_labels[int(c)]}' of probe row {n} the probability {found_MNC[m, n, c]:.4f}; "
+            f"expected {expected_MNC[m, n, c]:.4f} within {allowed:g}{hint}"
+        )
+
+
+def _run(executor: Executor, engine: Engine, inputs: NDArray[np.generic], members: int) -> NDArray[np.float32]:
+    """[M, N, C], in batches that the engine takes."""
+    size = engine.batch_sizes(len(inputs))[-1]
+    batches = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+    runs = [executor.run(rows, np.ones((members, len(rows)), np.bool_)) for rows in batches]
+    return np.concatenate(runs, axis=1)

@@ -1,0 +1,1 @@
+"""Where requests arrive: gRPC and HTTP, and what a connection may do."""

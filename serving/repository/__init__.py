@@ -1,0 +1,1 @@
+"""Which ensembles there are: on disk, being loaded, being served."""
