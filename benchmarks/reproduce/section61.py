@@ -66,9 +66,7 @@ def main() -> int:
 def trained(options: argparse.Namespace, seed: int) -> str:
     """FILE or FILE@EPOCHS of a network trained to its end."""
     if options.network == "small":
-        # Table 2's run has no FGE: what is set for it here must not train the network anew.
-        kept = [assignment for assignment in options.set if not assignment.startswith("fge.")]
-        shared = argparse.Namespace(**vars(options) | {"out": options.out.with_name("table2"), "set": kept})
+        shared = argparse.Namespace(**vars(options) | {"out": options.out.with_name("table2")})
         return f"{networks_of(table2.chain(shared, seed))[0]}@{table2.chain_config(shared, seed).endpoint.epochs}"
     path: Path = options.out / "resnet50.pt"
     if not path.exists():
