@@ -36,7 +36,7 @@ COEFFICIENT_TOLERANCE = 1e-6
 MAX_COEFFICIENT = 1e3
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 1000  # beyond, quotients of finite logits overflow
 MAX_ROW_BYTES = 2**30
-CONFORMAL_POLICIES = {"mean", "random", "cascade"}
+CONFORMAL_POLICIES = {"mean", "random", "curve", "cascade"}
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 IDENTIFIER_RULE = "1 to 128 letters, digits, '.', '_' or '-', a letter or digit first"
@@ -270,7 +270,9 @@ def _check_cascade(manifest: EnsembleManifest) -> None:
 
 def _check_conformal(manifest: EnsembleManifest) -> None:
     policies = [entry.policy for entry in manifest.conformal]
-    known = CONFORMAL_POLICIES if manifest.HasField("cascade") else CONFORMAL_POLICIES - {"cascade"}
+    on_curve = any(member.HasField("curve_point") for member in manifest.members)
+    needs = {"cascade": manifest.HasField("cascade"), "curve": on_curve}
+    known = {policy for policy in CONFORMAL_POLICIES if needs.get(policy, True)}
     if len(set(policies)) != len(policies) or set(policies) - known:
         message = f"there are conformal thresholds for {policies}; expected some of {sorted(known)}, each once"
         raise InvalidEnsemble(Violation.BAD_CONFORMAL, message)

@@ -22,28 +22,33 @@ def scores(probs: Tensor, targets: Tensor) -> Tensor:
     return 1.0 - probs.double().gather(-1, index)[..., 0]
 
 
-def quantile(scores_NK: Tensor, level: float) -> float:
+def quantile(scores_NK: Tensor, level: float, chances_K: Tensor | None = None) -> float:
     """What a new row's score exceeds with a probability of 1 − `level` at most; infinite if N rows cannot say.
 
     With one score a row, the ⌈(N + 1) · level⌉-th smallest. With K, of which each answer draws one at random, what is
-    bounded is the share of a row's K that exceed it (conformal risk control, Angelopoulos et al. 2024): K draws on a
+    bounded is the chance that a row's draw exceeds it (conformal risk control, Angelopoulos et al. 2024): K draws on a
     row are not K rows.
+    chances_K: of each to be drawn, 1 in all; equal ones if left out.
     """
     rows, draws = scores_NK.shape
+    if chances_K is None:
+        chances_K = torch.full((draws,), 1.0 / draws, dtype=torch.float64)
     # A little more than rounding can lose: (99 + 1) · (1 − 0.95) is 5, not 4.99….
-    may_exceed = math.floor(draws * ((rows + 1) * (1.0 - level) - 1.0) + 1e-6)
+    may_exceed = (rows + 1) * (1.0 - level) - 1.0 + 1e-6
     if may_exceed < 0:
         return math.inf
-    return float(scores_NK.flatten().sort(descending=True).values[may_exceed])
+    falling, order = scores_NK.flatten().sort(descending=True)
+    exceeding = chances_K.expand(rows, draws).flatten()[order].cumsum(0)  # the score itself counted in
+    return float(falling[torch.searchsorted(exceeding, may_exceed, right=True)])
 
 
-def to_proto(policy: str, scores_NK: Tensor) -> ensemble_pb2.Conformal:
+def to_proto(policy: str, scores_NK: Tensor, chances_K: Tensor | None = None) -> ensemble_pb2.Conformal:
     """The thresholds of a policy at LEVELS; 1, every class, where there are too few rows for one."""
     return ensemble_pb2.Conformal(
         policy=policy,
         rows=len(scores_NK),
         thresholds=[
-            ensemble_pb2.ConformalThreshold(level=level, threshold=min(quantile(scores_NK, level), 1.0))
+            ensemble_pb2.ConformalThreshold(level=level, threshold=min(quantile(scores_NK, level, chances_K), 1.0))
             for level in LEVELS
         ],
     )
@@ -58,3 +63,14 @@ def random_scores(logits_MNC: Tensor, temperatures: Tensor, targets: Tensor) -> 
         ],
         dim=1,
     )
+
+
+def curve_chances(ts: list[float]) -> Tensor:
+    """[M]: of policy curve, which draws t ~ U(0, 1), to draw a network nearest to each member. ts: [M], from 0 to 1.
+
+    The trapezoidal rule over t: networks between two members are taken to be as good as these on average.
+    """
+    t_M = torch.tensor(ts, dtype=torch.float64)
+    halves = t_M.diff() / 2
+    zero = halves.new_zeros(1)
+    return torch.cat([halves, zero]) + torch.cat([zero, halves])

@@ -98,9 +98,12 @@ def _add_uncertainty(manifest: EnsembleManifest, ensemble: Ensemble, splits: Spl
     manifest.conformal.append(
         conformal.to_proto("mean", conformal.scores(ensemble.probs("calibration"), targets)[:, None])
     )
-    manifest.conformal.append(
-        conformal.to_proto("random", conformal.random_scores(logits_MNC, ensemble.temperatures, targets))
-    )
+    scores_NM = conformal.random_scores(logits_MNC, ensemble.temperatures, targets)
+    manifest.conformal.append(conformal.to_proto("random", scores_NM))
+    if (ts := _whole_curve(ensemble)) is not None:
+        order = sorted(range(len(ts)), key=ts.__getitem__)
+        chances = conformal.curve_chances([ts[i] for i in order])
+        manifest.conformal.append(conformal.to_proto("curve", scores_NM[:, order], chances))
     if len(ensemble.members) == 1 or not loss:
         return
     fitted = cascade.fit(logits_MNC, ensemble.temperatures, ensemble.temperature, targets, loss)
@@ -112,6 +115,12 @@ def _add_uncertainty(manifest: EnsembleManifest, ensemble: Ensemble, splits: Spl
             ids = [member.id for member in ensemble.members]
             manifest.cascade.CopyFrom(cascade.to_proto(fitted, ids, loss, float(run.double().mean())))
             manifest.conformal.append(conformal.to_proto("cascade", conformal.scores(probs, targets)[:, None]))
+
+
+def _whole_curve(ensemble: Ensemble) -> list[float] | None:
+    """Each member's t if they are points of a curve from 0 to 1, which policy curve needs; else None."""
+    ts = [member.origin.t for member in ensemble.members if isinstance(member.origin, CurvePoint)]
+    return ts if len(ts) == len(ensemble.members) > 1 and (min(ts), max(ts)) == (0.0, 1.0) else None
 
 
 def members_there(directory: Path, origin: Provenance) -> int | None:

@@ -97,7 +97,7 @@ def test_the_manifests_metrics_are_what_a_client_measures(
         assert metrics[predictor].nll == pytest.approx(nll, abs=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["mean", "random", "cascade"])
+@pytest.mark.parametrize("policy", ["mean", "random", "curve", "cascade"])
 def test_served_sets_hold_the_true_class_as_often_as_their_level(
     small_run: Outcome, inputs: np.ndarray, targets: np.ndarray, policy: str
 ) -> None:

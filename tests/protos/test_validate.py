@@ -650,9 +650,16 @@ def two_thresholds_of_one_policy(directory: Path, manifest: Manifest) -> None:
     manifest["conformal"][2]["policy"] = "random"
 
 
-@case(Violation.BAD_CONFORMAL, "expected some of ['mean', 'random'], each once")
+@case(Violation.BAD_CONFORMAL, "expected some of ['curve', 'mean', 'random'], each once")
 def sets_of_a_cascade_that_is_not_there(directory: Path, manifest: Manifest) -> None:
     del manifest["cascade"]
+
+
+@case(Violation.BAD_CONFORMAL, "expected some of ['cascade', 'mean', 'random'], each once")
+def sets_of_a_curve_that_is_not_there(directory: Path, manifest: Manifest) -> None:
+    manifest["conformal"][1]["policy"] = "curve"
+    for member in manifest["members"]:
+        member.pop("curvePoint", None)
 
 
 @case(Violation.BAD_CONFORMAL, "the conformal levels of 'mean' are [0.9, 0.9]; expected them to ascend between 0 and 1")

@@ -53,6 +53,19 @@ def test_the_threshold_is_the_least_that_keeps_the_average_share_of_a_rows_draws
         assert conformal.quantile(torch.from_numpy(scores), level) == min(allowed)
 
 
+def test_draws_of_unequal_chance_count_as_often_as_they_come() -> None:
+    """Against each draw repeated as often as its chance says."""
+    scores = torch.from_numpy(np.random.default_rng(0).random((60, 3)).round(2))
+    repeated = scores[:, [0, 1, 1, 1, 2, 2]]
+    for level in (0.5, 0.8, 0.9, 0.95):
+        chances = torch.tensor([1, 3, 2], dtype=torch.float64) / 6
+        assert conformal.quantile(scores, level, chances) == conformal.quantile(repeated, level)
+
+
+def test_a_curves_member_has_the_chance_of_the_stretch_nearest_to_it() -> None:
+    assert conformal.curve_chances([0.0, 0.25, 1.0]).tolist() == [0.125, 0.5, 0.375]
+
+
 def test_a_score_is_what_the_true_class_lacks_of_certainty() -> None:
     probs = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.1, 0.0]])
     found = conformal.scores(probs, torch.tensor([2, 0]))
