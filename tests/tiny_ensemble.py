@@ -143,6 +143,13 @@ def cascade_temperature(k: int) -> float:
     return max(1.0 - 0.1 * k, 0.1)
 
 
+def write_repository(directory: Path) -> None:
+    """Two versions of `tiny`, and `pictures`."""
+    for version in ("1", "2"):
+        write(directory / "tiny" / version, version=version)
+    write(directory / "pictures", datatype="UINT8", name="pictures", row_shape=(1, 2, 2))
+
+
 def write(
     directory: Path,
     members: int = 4,

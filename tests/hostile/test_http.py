@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.hostile import http_wire
-from tests.hostile.probe import LEAST_ROUNDS, Probe
-from tests.hostile.test_wire import MIB, resident_bytes
+from tests.hostile.test_wire import withstands
 from tests.server_process import ServerProcess
 
 
@@ -44,18 +43,10 @@ ATTACKS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool]]] = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_probe_fails_and_http_answers_after(server: ServerProcess, name: str) -> None:
-    attack, holds = ATTACKS[name]
     assert server.http is not None
-    before = resident_bytes(server)
-    with Probe(server.grpc) as probe:
-        seen = attack(server.http)
-    assert probe.report.failures == []
-    assert len(probe.report.seconds) >= LEAST_ROUNDS
-    assert holds(seen), seen
-    assert resident_bytes(server) - before < 64 * MIB
+    withstands(server, name, server.http, *ATTACKS[name])
     with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=30) as response:
         assert json.load(response) == {"ready": True}
-    print(f"{name}: {len(probe.report.seconds)} probes, the slowest {max(probe.report.seconds):.3f} s, saw {seen}")
 
 
 def test_after_all_of_them_it_ends_as_ever(server: ServerProcess) -> None:

@@ -26,6 +26,20 @@ def server(tiny_directory: Path) -> Iterator[ServerProcess]:
         yield server
 
 
+def withstands(
+    server: ServerProcess, name: str, target: str, attack: Callable[[str], Any], holds: Callable[[Any], bool]
+) -> None:
+    """Attacks an address of the server. holds: what must be true of what the attack saw."""
+    before = resident_bytes(server)
+    with Probe(server.grpc) as probe:
+        seen = attack(target)
+    assert probe.report.failures == []
+    assert len(probe.report.seconds) >= LEAST_ROUNDS
+    assert holds(seen), seen
+    assert resident_bytes(server) - before < 64 * MIB
+    print(f"{name}: {len(probe.report.seconds)} probes, the slowest {max(probe.report.seconds):.3f} s, saw {seen}")
+
+
 def resident_bytes(server: ServerProcess) -> int:
     pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
     return pages * 4096
@@ -83,15 +97,7 @@ ATTACKS: dict[str, tuple[Callable[[str], object], Callable[[Any], bool]]] = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_probe_fails_under_attack(server: ServerProcess, name: str) -> None:
-    attack, holds = ATTACKS[name]
-    before = resident_bytes(server)
-    with Probe(server.grpc) as probe:
-        seen = attack(server.grpc)
-    assert probe.report.failures == []
-    assert len(probe.report.seconds) >= LEAST_ROUNDS
-    assert holds(seen), seen
-    assert resident_bytes(server) - before < 64 * MIB
-    print(f"{name}: {len(probe.report.seconds)} probes, the slowest {max(probe.report.seconds):.3f} s, saw {seen}")
+    withstands(server, name, server.grpc, *ATTACKS[name])
 
 
 def test_after_all_of_them_a_connection_is_as_good_as_new(server: ServerProcess) -> None:

@@ -21,11 +21,8 @@ ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype("<f4")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Two versions of `tiny`, and `pictures`."""
     directory = tmp_path_factory.mktemp("repository")
-    for version in ("1", "2"):
-        tiny_ensemble.write(directory / "tiny" / version, version=version)
-    tiny_ensemble.write(directory / "pictures", datatype="UINT8", name="pictures", row_shape=(1, 2, 2))
+    tiny_ensemble.write_repository(directory)
     with ServerProcess(directory) as server:
         yield server
 

@@ -1,7 +1,6 @@
 """PGD against closed forms, and what training with it does: to the statistics, to robustness, to repeatability."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,21 +21,14 @@ from trainer.objective import Objective, cross_entropy
 from trainer.progress import Progress
 from trainer.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUIET = Progress(Console(quiet=True))
 SHORT = [
     'methods=["sse","fge","curve"]', "endpoint.epochs=2", "sse.cycles=2", "sse.cycle_epochs=1", "fge.start_epochs=[1]",
     "fge.epochs=2", "fge.cycle_epochs=1", "fge.trace_every=0", "curve.epochs=2", "curve.members=3", "curve.grid=3",
     "adversary.epsilon=16", "adversary.steps=2", "adversary.step_size=8",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def single_thread() -> Iterator[None]:
-    """These networks are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def norms(shift: Tensor, norm: str) -> Tensor:

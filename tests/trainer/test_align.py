@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from tests.trainer.networks import batchnorm_network, random_split
-from tests.trainer.test_symmetry import NETWORKS, Tied, one_thread  # noqa: F401 (a fixture)
+from tests.trainer.test_symmetry import NETWORKS, Tied
 from trainer import align, batchnorm
 from trainer.network import Network
 from trainer.symmetry import find_groups, permuted
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # The others have the same operations, in more layers.
 SMALL = ["small_conv", "fully_connected", "conv3_fc3", "preresnet", "resnet_cifar", "wide_resnet"]

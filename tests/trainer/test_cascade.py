@@ -1,7 +1,6 @@
 """A cascade against the definition, row by row, and against what its loss promises."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,14 +12,7 @@ from trainer import cascade, temperature
 from trainer.cascade import Cascade
 from trainer.pipeline import Outcome
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are no faster with two, and far slower where the processors are taken."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def case(rows: int, seed: int, members: int = 5, classes: int = 4) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Thresholds against the definition, and against what they promise."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,14 +10,7 @@ from hypothesis import strategies as st
 
 from trainer import conformal
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are no faster with two, and far slower where the processors are taken."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Which units may move: in the project's networks, torchvision's, and in those with operations not understood."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,6 +17,8 @@ from trainer.models.vgg import vgg16
 from trainer.models.wide_resnet import wide_resnet
 from trainer.network import Network
 from trainer.symmetry import Slot, find_groups, permuted
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Factory = Callable[[], nn.Module]
 
@@ -52,15 +54,6 @@ NETWORKS: dict[str, tuple[Factory, list[int], list[int]]] = {
         [64, 128, 256, 256, 512, 512, 512, 512, 4096, 4096],
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tensors are small: threads would wait for one another, for minutes on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def check(network: Network, example: Tensor) -> list[int]:

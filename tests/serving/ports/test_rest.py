@@ -49,9 +49,7 @@ class Connection:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     directory = tmp_path_factory.mktemp("repository")
-    for version in ("1", "2"):
-        tiny_ensemble.write(directory / "tiny" / version, version=version)
-    tiny_ensemble.write(directory / "pictures", datatype="UINT8", name="pictures", row_shape=(1, 2, 2))
+    tiny_ensemble.write_repository(directory)
     with ServerProcess(directory, "--http-port", "0", "--max-message-bytes", "100000", "--allow-control") as server:
         yield server
 
