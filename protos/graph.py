@@ -70,9 +70,6 @@ class Graph:
         """Of an initializer; None if the graph has none of that name."""
         return self._types.get(name)
 
-    def with_tensors(self, tensors: Mapping[str, NDArray[np.generic]]) -> onnx.ModelProto:
-        return with_tensors(self.model, tensors)
-
 
 def with_tensors(model: onnx.ModelProto, tensors: Mapping[str, NDArray[np.generic]]) -> onnx.ModelProto:
     """A copy of the model with these initializers' values; names, types and shapes must be the model's."""

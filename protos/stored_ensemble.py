@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 
 from protos.ensemble_pb2 import EnsembleManifest, Member
-from protos.graph import Graph
+from protos.graph import Graph, with_tensors
 
 Tensors = dict[str, NDArray[np.generic]]
 
@@ -50,4 +50,4 @@ class StoredEnsemble:
 
     def model(self, member: Member) -> onnx.ModelProto:
         """The member as a model of its own: input → `logits`."""
-        return self.graph.with_tensors(self.tensors(member))
+        return with_tensors(self.graph.model, self.tensors(member))

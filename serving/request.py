@@ -298,7 +298,8 @@ def _shape(name: str, axes: Sequence[int], row_shape: tuple[int, ...], max_rows:
 
 
 def _raw(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.generic]:
-    dtype = DATATYPES[datatype].newbyteorder("<")
+    # numpy has no BF16: its two bytes as they are.
+    dtype = np.dtype("<u2") if datatype == "BF16" else DATATYPES[datatype].newbyteorder("<")
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise InvalidRequest(
@@ -309,14 +310,10 @@ def _raw(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.
 
 def _widened(name: str, data: bytes, datatype: str, shape: list[int]) -> NDArray[np.float32]:
     """FP16 or BF16 as float32, which holds every value of both."""
+    values = _raw(name, data, datatype, shape)
     if datatype == "FP16":
-        return _raw(name, data, datatype, shape).astype(np.float32)
-    if len(data) != 2 * math.prod(shape):
-        raise InvalidRequest(
-            f"input '{name}' has {len(data)} bytes of raw contents; {shape} of BF16 is {2 * math.prod(shape)}"
-        )
-    # The upper half of a float32.
-    return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        return values.astype(np.float32)
+    return (values.astype(np.uint32) << 16).view(np.float32)  # the upper half of a float32
 
 
 def _typed(name: str, tensor: ModelInferRequest.InferInputTensor, shape: list[int]) -> NDArray[np.generic]:

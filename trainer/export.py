@@ -19,7 +19,7 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
-from protos.graph import Graph
+from protos.graph import Graph, with_tensors
 from protos.stored_ensemble import StoredEnsemble, Tensors
 from trainer import evaluate
 from trainer.data import Split
@@ -146,7 +146,7 @@ def _try_other_weights(network: Network, made: Graph, example: Tensor) -> None:
     rows = Split(example[:3], torch.zeros(3, dtype=torch.int64))
     expected = evaluate.logits(network, weights, statistics, rows).numpy()
     tensors = weight_tensors(network, made, weights) | statistic_tensors(made, statistics)
-    found = _run(made.with_tensors(tensors), "input", rows.inputs.numpy())
+    found = _run(with_tensors(made.model, tensors), "input", rows.inputs.numpy())
     if not _close(found, expected):
         deviation = np.abs(found - expected).max()
         raise NotExportable(f"with other weights the exported graph differs from the network by {deviation:.2e}")

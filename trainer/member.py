@@ -40,11 +40,11 @@ class Ensemble:
 
     @property
     def temperatures(self) -> Tensor:
-        return torch.tensor([member.temperature for member in self.members], dtype=torch.float64)
+        return stacked_temperatures(self.members)
 
     def logits(self, split: str) -> Tensor:
         """[M, N, C]"""
-        return torch.stack([member.logits[split] for member in self.members])
+        return stacked_logits(self.members, split)
 
     def probs(self, split: str, tempered: bool = True) -> Tensor:
         """[N, C] float64: what a server answers to the split's rows; without temperatures if not `tempered`."""
@@ -82,22 +82,26 @@ def select(members: Sequence[Member], splits: Splits, count: int) -> list[Member
     """The `count` best on calibration, in the order in which they were chosen; 0: all, as they are."""
     if not count:
         return list(members)
-    logits_MNC, temperatures = _calibration(members)
-    chosen = selection.greedy(logits_MNC, temperatures, splits.calibration.labels, count)
+    logits_MNC = stacked_logits(members, "calibration")
+    chosen = selection.greedy(logits_MNC, stacked_temperatures(members), splits.calibration.labels, count)
     return [members[i] for i in chosen.order]
 
 
 def assemble(name: str, weight_sets: dict[str, Tensor], members: Sequence[Member], splits: Splits) -> Ensemble:
     """The ensemble, with the temperature of its pooled mean fitted on calibration; 1 for a single member."""
-    logits_MNC, temperatures = _calibration(members)
-    pooled = temperature.fit_pooled(logits_MNC, temperatures, splits.calibration.labels)
+    logits_MNC = stacked_logits(members, "calibration")
+    pooled = temperature.fit_pooled(logits_MNC, stacked_temperatures(members), splits.calibration.labels)
     return Ensemble(name, weight_sets, list(members), pooled)
 
 
-def _calibration(members: Sequence[Member]) -> tuple[Tensor, Tensor]:
-    """What the members answered to the calibration split, [M, N, C], and their temperatures [M]."""
-    logits_MNC = torch.stack([member.logits["calibration"] for member in members])
-    return logits_MNC, torch.tensor([member.temperature for member in members], dtype=torch.float64)
+def stacked_logits(members: Sequence[Member], split: str) -> Tensor:
+    """[M, N, C]"""
+    return torch.stack([member.logits[split] for member in members])
+
+
+def stacked_temperatures(members: Sequence[Member]) -> Tensor:
+    """[M] float64"""
+    return torch.tensor([member.temperature for member in members], dtype=torch.float64)
 
 
 def endpoints(network: Network, splits: Splits, name: str, ends: Sequence[End]) -> Ensemble:

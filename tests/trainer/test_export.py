@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from protos.graph import with_tensors
 from trainer import batchnorm, evaluate, export
 from trainer.data import Split
 from trainer.export import NotExportable
@@ -101,7 +102,7 @@ def test_other_weights_in_the_exported_graph_compute_what_torch_does(factory: Ca
         statistics = batchnorm.recalibrate(network, weights, split)
         tensors = export.weight_tensors(network, graph, weights) | export.statistic_tensors(graph, statistics)
         session = onnxruntime.InferenceSession(
-            graph.with_tensors(tensors).SerializeToString(), providers=["CPUExecutionProvider"]
+            with_tensors(graph.model, tensors).SerializeToString(), providers=["CPUExecutionProvider"]
         )
         for rows in (1, 5, 12):
             found = session.run(["logits"], {"input": pixels[:rows].numpy()})[0]
