@@ -34,6 +34,11 @@ def ask(server: ServerProcess, *arguments: str | Path) -> int:
     return main([*map(str, arguments), "--target", server.grpc, "--model", "digits"])
 
 
+def hear_interrupts() -> None:
+    """In a child: whoever starts the tests in the background may have it ignore SIGINT, which is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_arrays_and_pictures_are_answered_in_a_table(
     server: ServerProcess, digits: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +83,7 @@ def test_files_that_appear_in_a_watched_folder_are_answered_until_the_process_is
     command = [sys.executable, "-m", "serving.client.predict", "--watch-folder", str(tmp_path / "in"), "--csv", "-"]
     process = subprocess.Popen(
         [*command, "--target", server.grpc, "--model", "digits"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
@@ -105,7 +110,7 @@ def test_a_watcher_waits_for_a_server_that_is_away_and_misses_no_file(tmp_path: 
     with ServerProcess(tmp_path / "tiny", "--grpc-port", port) as server:
         process = subprocess.Popen(
             [*command, "--target", server.grpc, "--model", "tiny"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts,
         )  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None
