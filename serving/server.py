@@ -62,7 +62,7 @@ async def serve(settings: Settings) -> None:
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable(server)
-    grpc_port = transport.listen(server, settings.host, settings.grpc_port, transport.credentials(settings))
+    grpc_port = transport.listen(server, settings.host, settings.grpc_port, transport.credentials(settings, metrics))
     metrics_server = transport.metrics_server(settings, metrics)
     host = transport.bracketed(settings.host)
     ports = f"grpc={host}:{grpc_port} metrics={host}:{metrics_server.server_port}"

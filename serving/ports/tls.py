@@ -4,7 +4,9 @@ Files that are renewed are taken up by the next connection; what is wrong with t
 """
 
 import logging
+import math
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,13 @@ class CertificateFiles:
         pair = [(self.key.read_bytes(), self.certificate.read_bytes())]
         authorities = None if self.client_ca is None else self.client_ca.read_bytes()
         return grpc.ssl_server_certificate_configuration(pair, authorities)
+
+    def expiry(self) -> float:
+        """Unix time at which the first of the server's certificates expires. Raises OSError, ValueError."""
+        from cryptography import x509  # here: a server without TLS starts faster without it
+
+        chain = x509.load_pem_x509_certificates(self.certificate.read_bytes())
+        return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
 
 
 def credentials(files: CertificateFiles) -> grpc.ServerCredentials:
@@ -86,6 +95,26 @@ def context(files: CertificateFiles) -> ssl.SSLContext:
 
     first.sni_callback = renewed
     return first
+
+
+def expiry(files: CertificateFiles) -> Callable[[], float]:
+    """Asked again and again, for a metric: when what the next connection gets expires, in Unix time. It gets renewed
+    files only once they can be used, and so they count only then; NaN if no certificate could be read so far.
+    """
+    latest: Signature | None = None
+    value = math.nan
+
+    def now() -> float:
+        nonlocal latest, value
+        try:
+            if (signature := files.signature()) != latest:
+                _context(files)
+                value, latest = files.expiry(), signature
+        except (OSError, ValueError) as error:
+            logger.debug("no expiry of '%s': %s", files.certificate, error)
+        return value
+
+    return now
 
 
 def _context(files: CertificateFiles) -> ssl.SSLContext:

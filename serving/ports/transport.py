@@ -106,10 +106,13 @@ def metrics_server(settings: Settings, metrics: Metrics) -> WSGIServer:
         raise StartupError(f"cannot listen on {address}: {error.strerror}") from None
 
 
-def credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def credentials(settings: Settings, metrics: Metrics) -> grpc.ServerCredentials | None:
     """Of the gRPC port; None: plain text. Raises StartupError."""
     files = _certificate(settings)
-    return None if files is None else tls.credentials(files)
+    if files is None:
+        return None
+    metrics.watch_certificate(tls.expiry(files))
+    return tls.credentials(files)
 
 
 def _tokens(settings: Settings, metrics: Metrics) -> Tokens | None:

@@ -4,7 +4,7 @@ series of a model go when it is unloaded. No series tells which member answered 
 
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version as installed
 
 import grpc
@@ -103,6 +103,15 @@ class Metrics:
         if engine.memory() is not None:
             self.device_memory.labels("used").set_function(lambda: (engine.memory() or (0, 0))[0])
             self.device_memory.labels("free").set_function(lambda: (engine.memory() or (0, 0))[1])
+
+    def watch_certificate(self, expiry: Callable[[], float]) -> None:
+        """Asked at each scrape; no series without TLS, or an alert on its expiry would fire where there is none."""
+        gauge = Gauge(
+            "ensemble_certificate_expiry_timestamp_seconds",
+            "Unix time at which the server's certificate expires",
+            registry=self.registry,
+        )
+        gauge.set_function(expiry)
 
     def model(self, name: str, version: str, class_labels: Sequence[str], members: int) -> "ModelMetrics":
         """Its series exist from now until its `close`."""

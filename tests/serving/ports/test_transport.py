@@ -48,10 +48,10 @@ class Authority:
         self.path = self.folder / f"{self.name}.pem"
         self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, subject: str) -> tuple[Path, Path]:
+    def issue(self, subject: str, days: int = 1) -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, private = self.folder / f"{subject}.pem", self.folder / f"{subject}.key"
-        signed = self._sign(subject, key, self.certificate)
+        signed = self._sign(subject, key, self.certificate, days)
         private.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -60,7 +60,9 @@ class Authority:
         certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
         return certificate, private
 
-    def _sign(self, subject: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate | None) -> x509.Certificate:
+    def _sign(
+        self, subject: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Certificate | None, days: int = 1
+    ) -> x509.Certificate:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
         now = datetime.datetime.now(datetime.UTC)
         return (
@@ -70,7 +72,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
             .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
             .sign(self.key, hashes.SHA256())
@@ -193,6 +195,27 @@ def test_a_renewed_certificate_is_taken_up_and_a_bad_one_is_not(tiny_directory: 
         _, errors = server.stop()
     assert "the certificate cannot be renewed, the old one stays" in errors
     assert "Traceback" not in errors
+
+
+def test_the_expiry_of_the_certificate_is_a_metric_and_follows_what_can_be_used(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    authority = Authority("authority", tmp_path)
+    certificate, key = authority.issue("server")
+    with ServerProcess(tiny_directory, "--tls-certificate", str(certificate), "--tls-key", str(key)) as server:
+
+        def expires_in_days() -> float:
+            with urllib.request.urlopen(f"http://{server.metrics}/metrics") as response:
+                lines = response.read().decode().splitlines()
+            (line,) = [line for line in lines if line.startswith("ensemble_certificate_expiry_timestamp_seconds ")]
+            return (float(line.split()[1]) - time.time()) / 86400
+
+        assert expires_in_days() == pytest.approx(1, abs=0.01)
+        stranger, _ = authority.issue("stranger", days=90)
+        certificate.write_bytes(stranger.read_bytes())  # does not fit the key
+        assert expires_in_days() == pytest.approx(1, abs=0.01)
+        authority.issue("server", days=30)
+        assert expires_in_days() == pytest.approx(30, abs=0.01)
 
 
 def https(server: ServerProcess, authority: Authority, subject: str | None = None) -> int | None:
