@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check format protos bench clean
+.PHONY: demo test test-slow check format protos bench bench-quick clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo --out runs/demo
@@ -30,6 +30,10 @@ protos: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.quality --seeds 10 --out runs/quality
 	$(BIN)/python -m benchmarks.training --out runs/training
+
+# Answers of every load, in under a minute: no figure of it counts.
+bench-quick: $(INSTALLED)
+	$(BIN)/python -m benchmarks.serve --quick
 
 clean:
 	rm -rf .venv runs

@@ -48,7 +48,7 @@ def write(out: Path) -> None:
     weight_sets, statistics, models = {}, {}, []
     for i in range(MEMBERS):
         weights = export.weight_tensors(network, graph, network.initial_weights())
-        weights["head.4.weight"] = weights["head.4.weight"] * np.float32(SHARPER)
+        weights["head.4.weight"] = np.float32(SHARPER) * weights["head.4.weight"].astype(np.float32)
         drawn = {name: tensor + 0.5 * torch.rand(tensor.shape) for name, tensor in network.initial_statistics().items()}
         weight_sets[f"w{i}"], statistics[f"s{i}"] = weights, export.statistic_tensors(graph, drawn)
         member = Member(id=f"m{i}", statistics=f"s{i}", temperature=1.0)
