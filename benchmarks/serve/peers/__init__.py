@@ -7,8 +7,8 @@ A file holds the server and how it is asked:
     SETUPS = ("natural", "tuned")   natural: eight sessions, as the documentation shows; tuned: the best that we found,
                                     with a comment on what was tried.
     PROTOCOL = "oip-grpc"           or "http" (POST, HTTP/1.1); a dict by set-up where they differ.
-    request(rows) -> Body           rows: uint8 [B, 3, 32, 32].
-    probabilities(response) -> ndarray      float [B, 10] from a response's message (gRPC) or body (HTTP).
+    request(rows, setup) -> Body    rows: uint8 [B, 3, 32, 32]; JSON for a natural set-up, say, and bytes for the tuned.
+    probabilities(response, setup) -> ndarray       float [B, 10] from a response's message (gRPC) or body (HTTP).
 
 `peers/oip.py` has the last two for whoever speaks the Open Inference Protocol: model `ensemble`, input `input`, output
 `probs`.
@@ -24,6 +24,9 @@ writes: `member-0.onnx` … `member-7.onnx` (input `input` uint8 [B, 3, 32, 32],
 server is ready when it gives the right answer to a request, and ends at SIGTERM as its library does.
 """
 
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -33,3 +36,13 @@ class Body(NamedTuple):
     path: str  # of a gRPC method or of HTTP
     content_type: str
     data: bytes
+
+
+def options(setups: Sequence[str]) -> argparse.Namespace:
+    """The command line of a peer's server."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--setup", choices=setups, required=True)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    return parser.parse_args()
