@@ -12,11 +12,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from protos.validate import InvalidEnsemble
 from serving import server, settings
 from serving.errors import StartupError
+from serving.repository import folders
+from serving.repository.trust import trust
 from serving.telemetry import logs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 after SIGTERM; 2 for what the user can mend, told in one line on stderr."""
+    """Returns the exit code: 0 after SIGTERM or --check; 2 for what the user can mend, told in one line on stderr."""
     try:
         chosen = settings.parse(arguments)
         logs.set_up(chosen.log_level, chosen.log_format)
@@ -24,11 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
         for variable in settings.unknown_variables():
             logger.warning("no setting of this server: %s", variable)
         logger.info("settings=%s", chosen)
-        asyncio.run(server.serve(chosen))
+        if chosen.check:
+            _check(chosen)
+        else:
+            asyncio.run(server.serve(chosen))
     except (StartupError, InvalidEnsemble) as error:
         print(f"thalweg-serve: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
+
+
+def _check(chosen: settings.Settings) -> None:
+    """Raises InvalidEnsemble for the first that would be refused."""
+    for folder in folders.find(chosen.directories):
+        manifest = folder.read(trust(chosen.require_signature)).manifest
+        print(f"valid {manifest.name} version={manifest.version} path={folder.path}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

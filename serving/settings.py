@@ -90,6 +90,7 @@ class Settings:
     log_level: str = _setting("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
     log_format: str = _setting("text", "text: key=value, for people; json: an object a line", logs.FORMATS)
     otlp_endpoint: str = _setting("", "http://HOST:PORT of an OpenTelemetry collector; empty: no traces (extra [otel])")
+    check: bool = _setting(False, "validate what would be served, every hash of it, and end")
 
     @property
     def forced_policy(self) -> Policy | None:

@@ -131,14 +131,23 @@ def _recipe(options: argparse.Namespace) -> Config:
     return RECIPES[options.recipe](options.seed)
 
 
-def _run(options: argparse.Namespace) -> None:
+def configuration(arguments: list[str]) -> Config:
+    """What `thalweg-train run …` would train. Raises UserError, and SystemExit for what is no such command."""
+    return _configuration(_parser().parse_args(arguments))
+
+
+def _configuration(options: argparse.Namespace) -> Config:
     shorthands = {"model.factory": options.model, "data.source": options.data, "start": options.start}
     assignments = [f"{name}={json.dumps(value)}" for name, value in shorthands.items() if value is not None]
     if options.model is not None:
         assignments.insert(0, "model.options={}")  # the recipe's are another network's
     if options.only is not None:
         assignments.append(f"methods={json.dumps([options.only])}")
-    config = override(_recipe(options), [*assignments, *options.assignments])
+    return override(_recipe(options), [*assignments, *options.assignments])
+
+
+def _run(options: argparse.Namespace) -> None:
+    config = _configuration(options)
     with ranks.joined(pipeline.choose_device(config.device)) as joined:
         if not joined.is_first:
             progress = Progress(Console(quiet=True))

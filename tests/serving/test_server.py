@@ -348,6 +348,22 @@ def test_a_bad_directory_ends_the_process_before_it_is_ready(tmp_path: Path) -> 
     assert "wrong-size: 'weights/w0.safetensors' has 0 bytes" in start_and_fail(str(tmp_path / "tiny"))
 
 
+def test_a_check_names_what_would_be_served_or_the_first_that_would_not(tmp_path: Path) -> None:
+    tiny_ensemble.write(tmp_path / "repo/tiny/9", version="9")
+    tiny_ensemble.write(tmp_path / "repo/tiny/10", version="10")
+    command = [sys.executable, "-m", "serving", str(tmp_path / "repo"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert [line.rpartition(" path=")[0] for line in done.stdout.splitlines()] == [
+        "valid tiny version=10",
+        "valid tiny version=9",
+    ]
+    weights = tmp_path / "repo/tiny/9/weights/w0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "thalweg-serve: error: wrong-hash: 'weights/w0.safetensors'" in done.stderr
+
+
 def test_two_folders_of_the_same_version_are_refused(tmp_path: Path) -> None:
     for place in ("a", "b"):
         tiny_ensemble.write(tmp_path / place)
