@@ -1,0 +1,27 @@
+"""What `kubectl apply -k` would send: rendered by the kubectl that the extra [dev] brings."""
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+KUBECTL = Path(sys.executable).with_name("kubectl")
+FOLDERS = ["base", *sorted(f"overlays/{path.parent.name}" for path in DEPLOY.glob("overlays/*/kustomization.yaml"))]
+
+Document = dict[str, Any]
+
+
+@functools.cache
+def rendered_text(folder: str) -> str:
+    """folder: of deploy/, such as overlays/cpu. Raises CalledProcessError."""
+    command = [KUBECTL, "kustomize", DEPLOY / folder]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+
+
+def rendered(folder: str) -> list[Document]:
+    """A new copy each time: tests break it."""
+    return list(yaml.load_all(rendered_text(folder), yaml.CSafeLoader))
