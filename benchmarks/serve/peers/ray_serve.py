@@ -35,9 +35,7 @@ def probabilities(response: bytes, setup: str) -> NDArray[np.float32]:
 def main() -> None:
     chosen = options(SETUPS)
     if chosen.setup == "tuned":
-        os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = (
-            "1"  # read at import; the replica itself answers HTTP
-        )
+        os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"  # read at import; the replica itself answers HTTP
         os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "0"  # or its end takes half a minute
     import ray
     from ray import serve
