@@ -77,11 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def choose(everybody: Sequence[Contender], names: Sequence[str]) -> list[Contender]:
-    """Those that are named, by a whole name or the part before the comma; all, if none is. Raises SystemExit."""
-    known = {name for each in everybody for name in (each.name, each.name.partition(",")[0])}
-    if unknown := [name for name in names if name not in known]:
-        raise SystemExit(f"there is no '{unknown[0]}'; expected some of {', '.join(sorted(known))}")
-    return [each for each in everybody if not names or {each.name, each.name.partition(",")[0]} & set(names)]
+    """Those that are named, by a whole name or else by what stands before the comma; all, if nothing is.
+
+    Raises SystemExit.
+    """
+    chosen: list[Contender] = []
+    for name in names:
+        meant = [each for each in everybody if each.name == name] or [
+            each for each in everybody if each.name.partition(",")[0] == name
+        ]
+        if not meant:
+            raise SystemExit(f"there is no '{name}'; expected some of {'; '.join(each.name for each in everybody)}")
+        chosen += meant
+    return chosen or list(everybody)
 
 
 def install(chosen: Sequence[Contender]) -> dict[str, str]:
