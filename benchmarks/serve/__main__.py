@@ -6,7 +6,7 @@ Every server answers the same requests for the same eight networks (`ensemble.py
 measured, in alternating rounds; every configuration's answers are compared with the reference before and after it is
 timed, and a wrong one ends the run. Load comes from h2load where that is installed (Debian: nghttp2-client). It and our
 own client use the same cores as the server, for everybody. The peers are installed from PyPI first. What is
-measured already under --out is not measured again.
+measured already under --out is not measured again, so that the run (35 minutes for three rounds) may be interrupted.
 
 --quick takes some seconds a server, installs nothing, measures anew, and fails only on wrong answers. None of its
 figures counts.
@@ -14,6 +14,7 @@ figures counts.
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,12 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders, or all set-ups of a peer")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each closed loop")
+    parser.add_argument("--seconds", type=float, default=loads.Durations.closed_s, help="of each closed loop")
     parser.add_argument("--quick", action="store_true", help="one short round of what is installed")
     parser.add_argument("--out", type=Path, default=Path("runs/serve"))
     parser.add_argument("--record", type=Path, help="folder for the committed record, such as benchmarks/records/X")
     options = parser.parse_args(arguments)
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without ending the server
     chosen = choose(contenders.find(options.out.absolute() / "environments"), options.only or [])
     missing = {} if options.quick else install(chosen)
     chosen = [each for each in chosen if each.environment is None or is_installed(each)]

@@ -1,7 +1,6 @@
 """Everybody who is compared: how the server is started, and how it is asked."""
 
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,11 +43,8 @@ class Contender:
         return self.name.replace(", ", "-").replace(" ", "-").lower()
 
     def versions(self) -> dict[str, str]:
-        if self.environment:
-            return environments.versions(self.environment, self.packages)
-        installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
-        names = ("grpcio", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "protobuf", "thalweg", "uvloop")
-        return {name: installed[name] for name in names if name in installed}
+        python = str(environments.python_of(self.environment)) if self.environment else sys.executable
+        return environments.versions(python, self.packages or ("thalweg",))
 
 
 def find(folder: Path) -> list[Contender]:

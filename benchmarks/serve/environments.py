@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+SHARED = ("grpcio", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "protobuf", "uvicorn", "uvloop")
+
 
 def python_of(folder: Path) -> Path:
     return folder / "bin" / "python"
@@ -31,12 +33,13 @@ def prepare(folder: Path, packages: Sequence[str]) -> None:
     (folder / "packages.txt").write_text(_stamp(packages))
 
 
-def versions(folder: Path, packages: Sequence[str]) -> dict[str, str]:
+def versions(python: str, packages: Sequence[str]) -> dict[str, str]:
     """Of what was asked for, and of what it brought that shares the work."""
-    command = [str(python_of(folder)), "-m", "pip", "list", "--format", "json"]
-    listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    names = {_name(package) for package in packages} | {"grpcio", "numpy", "onnxruntime", "protobuf", "uvicorn"}
-    return {entry["name"]: entry["version"] for entry in listed if _name(entry["name"]) in names}
+    code = "import importlib.metadata, json; "
+    code += "print(json.dumps({each.metadata['Name']: each.version for each in importlib.metadata.distributions()}))"
+    installed = json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
+    names = {*SHARED, *map(_name, packages)}
+    return {name: installed[name] for name in sorted(installed) if _name(name) in names}
 
 
 def _name(requirement: str) -> str:

@@ -1,7 +1,7 @@
 """The limit that servers are compared with: the fused graph in a bare ONNX Runtime loop, no server around it.
 
 One thread in the session and two callers, so that both cores compute and nobody waits for anybody. Run as a process of
-its own; prints images and CPU time of each batch size as JSON.
+its own; prints images a second and the CPU time of one, for each batch size, as JSON.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from benchmarks.serve import client, generator
 from benchmarks.serve.client import Outcome
 from benchmarks.serve.contenders import Contender, Kind
 from benchmarks.serve.processes import machine_cpu_s
-from benchmarks.serve.server import EXIT_SECONDS, Server
+from benchmarks.serve.server import Server
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,19 @@ AT_ONCE_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class Durations:
-    closed_s: float = 6.0
-    warm_up_s: float = 1.0
-    open_s: float = 10.0
+    closed_s: float = 4.0
+    warm_up_s: float = 0.7
+    in_process_s: float = 1.5  # of each batch size
+    open_s: float = 8.0
     interrupt_s: float = 1.0  # before SIGTERM
+    patience_s: float = 10.0  # with what should end after it
     at_once: int = 512
+    rate: float | None = None  # of the open loop; None: half of a peak that is measured
 
 
-QUICK = Durations(closed_s=0.4, warm_up_s=0.1, open_s=1.0, interrupt_s=0.3, at_once=64)
+QUICK = Durations(
+    closed_s=0.4, warm_up_s=0.1, in_process_s=0.3, open_s=1.0, interrupt_s=0.3, patience_s=3.0, at_once=64, rate=20.0
+)
 
 Measurement = dict[str, Any]
 
@@ -61,7 +66,7 @@ def measure(server: Server, step: str, durations: Durations, rate: float, seed: 
         return open_loop(server, client.at_random(rate, durations.open_s, seed)) | {"rate": rate}
     if step == AT_ONCE:
         return at_once(server, durations.at_once)
-    return sigterm(server, durations.interrupt_s)
+    return sigterm(server, durations.interrupt_s, durations.patience_s)
 
 
 def closed(server: Server, load: Load, durations: Durations) -> Measurement:
@@ -110,21 +115,21 @@ def at_once(server: Server, count: int) -> Measurement:
     return _checked(server, asyncio.run(run()))
 
 
-def sigterm(server: Server, after_s: float) -> Measurement:
+def sigterm(server: Server, after_s: float, patience_s: float) -> Measurement:
     """What became of the calls in flight, of the process, and of those that it started."""
     server.verify(1, 1)
 
     async def run() -> Outcome:
-        async with client.connect(server.address, server.contender.protocol, timeout_s=EXIT_SECONDS) as call:
+        async with client.connect(server.address, server.contender.protocol, timeout_s=patience_s) as call:
             return await client.interrupted(call, server.body(1), IN_FLIGHT, after_s, server.process.terminate)
 
     measurement = _checked(server, asyncio.run(run()))
     start = time.perf_counter()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        server.process.wait(EXIT_SECONDS)
+        server.process.wait(patience_s)
     took = time.perf_counter() - start
     exit_code = server.process.poll()
-    deadline = start + EXIT_SECONDS
+    deadline = start + patience_s
     while (left := server.tree.alive()) and time.perf_counter() < deadline and exit_code is not None:
         time.sleep(0.05)
     return measurement | {"exit_code": exit_code, "exit_s": took, "left_behind": len(left)}

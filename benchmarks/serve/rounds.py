@@ -18,7 +18,7 @@ from benchmarks.serve.server import Server
 from trainer.atomic_file import write_bytes
 from trainer.manifest import git_commit
 
-IN_PROCESS = "in-process"
+IN_PROCESS = "in process"  # just before the server, since the machine may change its pace within a round
 Round = dict[str, dict[str, Any]]  # by contender
 
 
@@ -30,12 +30,11 @@ class Bench:
 
     def run(self, contenders: Sequence[Contender], count: int) -> None:
         """Raises WrongAnswer. What goes wrong otherwise is written beside what went well, and tried again next time."""
-        rate = self.open_loop_rate(contenders)
+        rate = self.durations.rate or self.open_loop_rate(contenders)
         for i in range(count):
-            turns: list[Contender | None] = [None, *contenders]  # None: the loop in process
-            first = i * len(turns) // count
-            for contender in turns[first:] + turns[:first]:
-                self._in_process(i) if contender is None else self._contender(i, contender, rate)
+            first = i * len(contenders) // count
+            for contender in [*contenders[first:], *contenders[:first]]:
+                self._measure(i, contender, rate)
 
     def open_loop_rate(self, contenders: Sequence[Contender]) -> float:
         """Half of the peak of the best tuned peer, the same for all; of ours, where there is no peer. Measured once."""
@@ -59,15 +58,14 @@ class Bench:
 
     def found(self, contenders: Sequence[Contender], count: int) -> list[Round]:
         """What there is of each round."""
-        names = {IN_PROCESS: IN_PROCESS} | {each.name: each.file_name for each in contenders}
         rounds = []
         for i in range(count):
-            paths = {name: self._path(i, file) for name, file in names.items()}
+            paths = {each.name: self._path(i, each) for each in contenders}
             rounds.append({name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()})
         return rounds
 
-    def _contender(self, i: int, contender: Contender, rate: float) -> None:
-        path = self._path(i, contender.file_name)
+    def _measure(self, i: int, contender: Contender, rate: float) -> None:
+        path = self._path(i, contender)
         found = json.loads(path.read_text()) if path.exists() else {}
         found.pop("error", None)
         missing = [step for step in loads.steps(contender) if step not in found]
@@ -75,6 +73,8 @@ class Bench:
             return
         print(f"round {i + 1}, {contender.name}", flush=True)
         try:
+            if IN_PROCESS not in found:
+                found[IN_PROCESS] = self._in_process()
             with Server(contender, self.models, self._log(contender, str(i + 1))) as server:
                 found |= {"commit": git_commit(), "ready_s": server.ready_s}
                 for step in missing:
@@ -84,18 +84,13 @@ class Bench:
             print(f"{contender.name}: {error}", flush=True)
             _write(path, found | {"error": str(error)})
 
-    def _in_process(self, i: int) -> None:
-        path = self._path(i, IN_PROCESS)
-        if path.exists():
-            return
-        print(f"round {i + 1}, in process", flush=True)
+    def _in_process(self) -> Any:
         command = [sys.executable, "-m", "benchmarks.serve.in_process", "--models", str(self.models.absolute())]
-        command += ["--seconds", str(self.durations.closed_s)]
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-        _write(path, json.loads(done.stdout))
+        command += ["--seconds", str(self.durations.in_process_s)]
+        return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
-    def _path(self, i: int, name: str) -> Path:
-        return self.out / "rounds" / str(i + 1) / f"{name}.json"
+    def _path(self, i: int, contender: Contender) -> Path:
+        return self.out / "rounds" / str(i + 1) / f"{contender.file_name}.json"
 
     def _log(self, contender: Contender, when: str) -> Path:
         return self.out / "logs" / f"{contender.file_name}-{when}.log"
