@@ -10,12 +10,9 @@ random weights, since the time of a network is that of its shapes.
 
 import argparse
 import asyncio
-import contextlib
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -24,6 +21,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.record import write_record
+from benchmarks.serve import client
+from benchmarks.serve.client import Outcome
+from benchmarks.serve.peers import Body
 from protos import manifest_file
 from protos import open_inference_grpc_pb2 as oip
 from protos.ensemble_pb2 import CLASSIFICATION, Endpoint, EnsembleManifest, Input, Member, Term
@@ -36,16 +36,6 @@ CONNECTIONS = 8
 CLOSED_LOOP_CALLS = 16
 TIMES = 10
 MEMBERS, LAYERS, CHANNELS, SHAPE, CLASSES = 8, 9, 16, (3, 32, 32), 10
-
-
-@dataclass
-class Outcome:
-    """Seconds from the moment by the clock to the answer, in the order of sending."""
-
-    answered: list[float] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
-    codes: Counter[str] = field(default_factory=Counter)
-    late: list[float] = field(default_factory=list)  # how much later than the clock said each one left
 
 
 def write_convolutional(directory: Path) -> None:
@@ -98,72 +88,34 @@ def served_name(address: str) -> str:
     return index.model_stats[0].name
 
 
-def message(address: str, name: str, rows: int) -> bytes:
-    """A request of random rows for the model, as bytes: the client must not be what is measured."""
+def request(address: str, name: str, rows: int) -> Body:
+    """Random rows for the model, as bytes: the client must not be what is measured."""
     with grpc.insecure_channel(address) as channel:
         metadata = GRPCInferenceServiceStub(channel).ModelMetadata(oip.ModelMetadataRequest(name=name), timeout=30)
     (tensor,) = metadata.inputs
     shape = [rows, *tensor.shape[1:]]
     values = np.random.default_rng(0).uniform(0, 100, size=shape).astype(DATATYPES[tensor.datatype])
-    request = oip.ModelInferRequest(model_name=name, raw_input_contents=[values.tobytes()])
-    request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
-    return request.SerializeToString()
+    message = oip.ModelInferRequest(model_name=name, raw_input_contents=[values.tobytes()])
+    message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
+    return Body(INFER, "application/grpc", message.SerializeToString())
 
 
-async def closed_loop(channels: Sequence[grpc.aio.Channel], data: bytes, seconds: float) -> float:
+async def capacity_of(call: client.Call, body: Body, seconds: float) -> float:
     """Requests answered in a second, with a few callers that wait for each answer."""
-    end = time.perf_counter() + seconds
-    answered = 0
-
-    async def caller(i: int) -> None:
-        nonlocal answered
-        call = channels[i % len(channels)].unary_unary(INFER)
-        while time.perf_counter() < end:
-            with contextlib.suppress(grpc.aio.AioRpcError):  # refused: the queue is smaller than all callers' rows
-                await call(data, timeout=60)
-                answered += 1
-
-    start = time.perf_counter()
-    await asyncio.gather(*(caller(i) for i in range(CLOSED_LOOP_CALLS)))
-    return answered / (time.perf_counter() - start)
+    count, rate = CLOSED_LOOP_CALLS, 0.0
+    for duration in (0.0, min(seconds, 2.0), seconds):  # each says how many calls the next one takes
+        count = max(count, int(rate * duration))
+        start = time.perf_counter()
+        outcome = await client.closed_loop(call, body, CLOSED_LOOP_CALLS, count)
+        rate = len(outcome.answered) / (time.perf_counter() - start)
+    return rate
 
 
-async def open_loop(channels: Sequence[grpc.aio.Channel], data: bytes, rate: float, seconds: float) -> Outcome:
-    """rate: requests a second, evenly spaced."""
-    outcome = Outcome()
-    calls = [channel.unary_unary(INFER) for channel in channels]
-
-    async def ask(i: int, due: float) -> None:
-        try:
-            await calls[i % len(calls)](data, timeout=60)
-        except grpc.aio.AioRpcError as error:
-            outcome.codes[error.code().name] += 1
-            outcome.refused.append(time.perf_counter() - due)
-        else:
-            outcome.codes["OK"] += 1
-            outcome.answered.append(time.perf_counter() - due)
-
-    start = time.perf_counter()
-    tasks = []
-    for i in range(int(rate * seconds)):
-        due = start + i / rate
-        if (wait := due - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        outcome.late.append(max(time.perf_counter() - due, 0.0))
-        tasks.append(asyncio.create_task(ask(i, due)))
-    await asyncio.gather(*tasks)
-    return outcome
-
-
-async def measure(address: str, data: bytes, seconds: float) -> tuple[float, Outcome, Outcome]:
-    # A pool for each: or all channels to one address would share one connection.
-    channels = [grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(CONNECTIONS)]
-    await closed_loop(channels, data, min(seconds, 2.0))
-    capacity = await closed_loop(channels, data, seconds)
-    half = await open_loop(channels, data, capacity / 2, seconds)
-    over = await open_loop(channels, data, capacity * TIMES, seconds)
-    for channel in channels:
-        await channel.close()
+async def measure(address: str, body: Body, seconds: float) -> tuple[float, Outcome, Outcome]:
+    async with client.connect(address, "oip-grpc", CONNECTIONS) as call:
+        capacity = await capacity_of(call, body, seconds)
+        half = await client.open_loop(call, body, client.evenly(capacity / 2, seconds))
+        over = await client.open_loop(call, body, client.evenly(capacity * TIMES, seconds))
     return capacity, half, over
 
 
@@ -185,7 +137,7 @@ def table(capacity: float, rows: int, bound_s: float, half: Outcome, over: Outco
         ("answered", over.answered),
         ("answered, first half", over.answered[:middle]),
         ("answered, second half", over.answered[middle:]),
-        ("refused", over.refused),
+        ("refused", over.failed),
     ):
         lines.append(f"| ten times | {name} | {len(values)} | {ms(values, 0.5)} | {ms(values, 0.99)} |")
     codes = ", ".join(f"{name} {count}" for name, count in sorted(over.codes.items()))
@@ -211,14 +163,14 @@ def main() -> None:
             write_convolutional(directory)
         queue, batch = str(arguments.max_queue_rows), str(arguments.max_batch_rows)
         with ServerProcess(directory, "--max-queue-rows", queue, "--max-batch-rows", batch) as server:
-            data = message(server.grpc, served_name(server.grpc), arguments.rows)
-            capacity, half, over = asyncio.run(measure(server.grpc, data, arguments.seconds))
+            body = request(server.grpc, served_name(server.grpc), arguments.rows)
+            capacity, half, over = asyncio.run(measure(server.grpc, body, arguments.seconds))
     # What is accepted waits for the batch that runs and a full queue at most, and then runs itself.
     bound_s = (arguments.max_queue_rows + 2 * arguments.max_batch_rows) / (capacity * arguments.rows)
     text = table(capacity, arguments.rows, bound_s, half, over)
     if arguments.record:
         settings = {name: str(value) for name, value in vars(arguments).items()}
-        behind = {"settings": settings, "capacity": capacity, "half": vars(half), "ten_times": vars(over)}
+        behind = {"settings": settings, "capacity": capacity, "half": half.numbers(), "ten_times": over.numbers()}
         write_record(arguments.record, "benchmarks.overload", text, **behind)
     print(text)
 

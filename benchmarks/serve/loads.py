@@ -46,7 +46,7 @@ class Durations:
 
 
 QUICK = Durations(
-    closed_s=0.4, warm_up_s=0.1, in_process_s=0.3, open_s=1.0, interrupt_s=0.3, patience_s=3.0, at_once=64, rate=20.0
+    closed_s=0.4, warm_up_s=0.1, in_process_s=0.3, open_s=1.0, interrupt_s=0.3, patience_s=2.0, at_once=32, rate=20.0
 )
 
 Measurement = dict[str, Any]
@@ -102,7 +102,7 @@ def open_loop(server: Server, dues: list[float]) -> Measurement:
 
     with _watched(server) as used:
         outcome = asyncio.run(run())
-    return _checked(server, outcome) | {"late": outcome.late} | used
+    return _checked(server, outcome) | used
 
 
 def at_once(server: Server, count: int) -> Measurement:
@@ -138,7 +138,7 @@ def sigterm(server: Server, after_s: float, patience_s: float) -> Measurement:
 def _checked(server: Server, outcome: Outcome) -> Measurement:
     for answer in outcome.answers:
         server.check(answer, slice(0, 1))
-    return {"answered": outcome.answered, "failed": outcome.failed, "codes": dict(outcome.codes)}
+    return outcome.numbers()
 
 
 @contextlib.contextmanager
