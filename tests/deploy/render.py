@@ -10,7 +10,12 @@ import yaml
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBECTL = Path(sys.executable).with_name("kubectl")
-FOLDERS = ["base", *sorted(f"overlays/{path.parent.name}" for path in DEPLOY.glob("overlays/*/kustomization.yaml"))]
+FOLDERS = sorted(
+    path.parent.relative_to(DEPLOY).as_posix()
+    for place in ("base", "overlays/*", "training/*")
+    for path in DEPLOY.glob(f"{place}/kustomization.yaml")
+    if path.parent.relative_to(DEPLOY).as_posix() != "training/base"
+)
 
 Document = dict[str, Any]
 

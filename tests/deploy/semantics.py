@@ -24,6 +24,7 @@ IMAGE = {"THALWEG_HOST": "0.0.0.0", "THALWEG_DIRECTORY": "/mnt/models"}
 BROUGHT = {
     ("Secret", "thalweg-tls"),
     ("Secret", "thalweg-storage"),
+    ("PersistentVolumeClaim", "thalweg-data"),
     ("PersistentVolumeClaim", "thalweg-models"),  # beside the InferenceService and the training jobs
     ("Gateway", "thalweg"),
     ("ClusterTrainingRuntime", "torch-distributed"),  # comes with Kubeflow's trainer
@@ -76,6 +77,13 @@ def _pods(documents: list[Document]) -> Iterator[Pod]:
             services = [each for each in documents if each["kind"] == "InferenceService"]
             labels = spec.get("labels", {}) | ({"serving.kserve.io/inferenceservice": ""} if services else {})
             yield Pod(document, labels, spec)
+        elif document["kind"] == "TrainJob":
+            patch = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+            patched = patch["template"]["spec"]["template"]["spec"]
+            ours = {name: spec["trainer"][name] for name in ("image", "command", "args")}
+            resources = {"resources": spec["trainer"]["resourcesPerNode"]}
+            containers = [each | ours | resources for each in patched["containers"]]
+            yield Pod(document, {}, patched | {"containers": containers})
 
 
 def matches(selector: Document, labels: Mapping[str, str]) -> bool:
@@ -126,7 +134,7 @@ def _of_pod(pod: Pod, documents: list[Document], there: set[tuple[str, str]]) ->
         if "thalweg-serving" in container["image"]:
             yield from _of_server(container, pod, documents)
         elif "thalweg-trainer" in container["image"]:
-            yield from _of_trainer(container.get("args", []))
+            yield from _of_trainer(container)
 
 
 def _references(volume: Document) -> Iterator[tuple[str, str]]:
@@ -296,14 +304,21 @@ def _mounted(path: str, container: Document, pod: Pod, documents: list[Document]
     raise StartupError(f"no ConfigMap that is there is mounted as {path}")
 
 
-def _of_trainer(arguments: list[str]) -> Iterator[str]:
+def _of_trainer(container: Document) -> Iterator[str]:
+    arguments = [re.sub(r"\$\(\w+\)", "0", text) for text in container["args"]]
     with contextlib.redirect_stderr(io.StringIO()) as complaint:
         try:
-            trainer.configuration(arguments)
-        except UserError as error:
-            yield f"thalweg-train would not start: {error}"
-        except SystemExit:
-            yield f"thalweg-train would not start: {complaint.getvalue().strip()}"
+            config = trainer.configuration(arguments)
+        except (UserError, SystemExit) as error:
+            yield f"thalweg-train would not start: {complaint.getvalue().strip() or error}"
+            return
+    (out,) = (Path(text.removeprefix("--out=")) for text in arguments if text.startswith("--out="))
+    writable = [Path(mount["mountPath"]) for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    if not any(out.is_relative_to(folder) for folder in writable):
+        yield f"it writes to {out}, where no volume is mounted"
+    served = Path("/mnt/models", config.name, config.version)
+    if [out / method for method in config.methods] != [served]:
+        yield f"it writes {config.methods} of {out}; a server looks for {served}"
 
 
 # Kinds
@@ -435,10 +450,22 @@ def _job(job: Document, documents: list[Document], pods: list[Pod]) -> Iterator[
         yield "a Job's pods cannot restart for ever"
     if restarts != "Never" and ("podFailurePolicy" in spec or "backoffLimitPerIndex" in spec):
         yield "its rules about failures need restartPolicy: Never"
+    actions = {"FailJob", "Ignore", "Count"} | ({"FailIndex"} if "backoffLimitPerIndex" in spec else set())
+    for rule in spec.get("podFailurePolicy", {}).get("rules", []):
+        if rule["action"] not in actions:
+            yield f"a failure's action is {rule['action']}; expected one of {sorted(actions)}"
     if ("backoffLimitPerIndex" in spec or "job-completion-index" in str(spec)) and spec.get(
         "completionMode"
     ) != "Indexed":
         yield "asks for an index, and its completionMode is not Indexed"
+
+
+def _train_job(job: Document, documents: list[Document], pods: list[Pod]) -> Iterator[str]:
+    spec = job["spec"]
+    if ("ClusterTrainingRuntime", spec["runtimeRef"]["name"]) not in BROUGHT:
+        yield f"runs on {spec['runtimeRef']['name']}, which Kubeflow's trainer does not bring"
+    if spec["trainer"]["resourcesPerNode"]["limits"].get("nvidia.com/gpu") != spec["trainer"]["numProcPerNode"]:
+        yield "has another number of processes than of GPUs on a node"
 
 
 _OF_KIND = {
@@ -453,4 +480,5 @@ _OF_KIND = {
     "PrometheusRule": _rules,
     "ScaledObject": _autoscaler,
     "Service": _service,
+    "TrainJob": _train_job,
 }

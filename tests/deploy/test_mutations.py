@@ -17,7 +17,9 @@ def of(documents: list[Document], kinds: str) -> Any:
     if kinds == "CONTAINER":
         return of(documents, "POD")["containers"][0]
     if kinds == "POD":
-        owner = of(documents, "Deployment Job ClusterServingRuntime")
+        owner = of(documents, "Deployment Job ClusterServingRuntime TrainJob")
+        if owner["kind"] == "TrainJob":
+            return parent(documents, "TrainJob", NODE)[0]["spec"]
         return owner["spec"] if owner["kind"] == "ClusterServingRuntime" else owner["spec"]["template"]["spec"]
     return next(each for each in documents if each["kind"] in kinds.split())
 
@@ -63,7 +65,10 @@ def argument(text: str) -> Break:
 
 
 def variable(name: str, value: str) -> Break:
-    return lambda documents: of(documents, "CONTAINER")["env"].append({"name": name, "value": value})
+    """Of the server."""
+    return lambda documents: of(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"].append(
+        {"name": name, "value": value}
+    )
 
 
 def setting(old: str, new: str) -> Break:
@@ -87,6 +92,7 @@ def replicas_beside(autoscaler: str) -> Break:
 OTHER = {"matchLabels": {"app": "other"}}
 RULE = "spec/groups/-1/rules/-1/expr"
 MODEL = "spec/predictor/model"
+NODE = "spec/runtimePatches/0/trainingRuntimeSpec/template/spec/replicatedJobs/0/template/spec/template/spec"
 
 BREAKS: dict[str, Break] = {
     "another selector of the Deployment": put("Deployment", "spec/selector", OTHER),
@@ -137,7 +143,7 @@ BREAKS: dict[str, Break] = {
     "one replica under a budget": put("Deployment", "spec/replicas", 1),
     "scrapes shut out": cut("NetworkPolicy", "spec/ingress/1"),
     "another selector of the policy": put("NetworkPolicy", "spec/podSelector", OTHER),
-    "two of one name": lambda d: d.append(of(d, "Service ClusterServingRuntime Job")),
+    "two of one name": lambda d: d.append(of(d, "Service ClusterServingRuntime ServiceAccount")),
     "a name that is none": lambda d: d[0]["metadata"].update(name="Thalweg_1"),
     "a rule on a metric that is not there": put("PrometheusRule", RULE, "rate(ensemble_request_total[5m]) > 0"),
     "a rule on a label that is not there": put("PrometheusRule", RULE, 'ensemble_ready{mode="x"} == 0'),
@@ -156,6 +162,19 @@ BREAKS: dict[str, Break] = {
     "another format": put("InferenceService", f"{MODEL}/modelFormat/name", "onnx"),
     "a protocol that the runtime does not speak": put("InferenceService", f"{MODEL}/protocolVersion", "v1"),
     "a model at no place": put("InferenceService", f"{MODEL}/storageUri", "digits"),
+    "a trainer's pods that restart": put("Job", "spec/template/spec/restartPolicy", "Always"),
+    "a limit for each index without one": cut("Job", "spec/completionMode"),
+    "a run that nobody would serve": argument("--set=version=2"),
+    "a run that is gone with its pod": put("Job", "spec/template/spec/containers/0/args/2", "--out=/runs/digits"),
+    "a seed that nobody sets": cut("Job", "spec/template/spec/containers/0/env"),
+    "a policy on a kind of failure that is none": put("Job", "spec/podFailurePolicy/rules/0/action", "Retry"),
+    "a runtime that is not there": put("TrainJob", "spec/runtimeRef/name", "torch"),
+    "more processes than GPUs": put("TrainJob", "spec/trainer/numProcPerNode", 8),
+    "no process": put("TrainJob", "spec/trainer/numProcPerNode", 0),
+    "a recipe that is none": put("TrainJob", "spec/trainer/args/1", "image"),
+    "an argument that the trainer does not know": put("TrainJob", "spec/trainer/args/-1", "--precision=bf16"),
+    "a setting that the trainer does not know": put("TrainJob", "spec/trainer/args/-1", "--set=precison=bf16"),
+    "a request above its limit on a node": put("TrainJob", "spec/trainer/resourcesPerNode/requests/memory", "1Ti"),
     "no port for gRPC under KServe": lambda d: of(d, "ClusterServingRuntime")["spec"]["containers"][0][
         "ports"
     ].reverse(),
