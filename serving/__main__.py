@@ -3,7 +3,12 @@
 import asyncio
 import logging
 import os
+import signal
 import sys
+
+if os.getpid() == 1:
+    # Process 1 of a container ignores a signal that it does not handle, and what follows takes a second to import.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 # gRPC's core writes lines of its own to stderr, one for each failed handshake among them, and one as we stop to listen:
 # they would break a log of JSON, and anybody could fill it. It asks as it is imported.

@@ -51,3 +51,8 @@ def test_our_protocol_and_tritonclients_live_in_one_process(ours_first: bool) ->
     code += "\nmessage = theirs.service_pb2.ModelInferRequest(model_name='x', id='7')"
     code += "\nprint(ours.ModelInferRequest.FromString(message.SerializeToString()).id)"
     assert run(code).strip() == "7"
+
+
+@pytest.mark.parametrize("package", ["serving", "trainer"])
+def test_onnx_runtime_is_told_not_to_report_to_its_maker(package: str) -> None:
+    assert run(f"import os, {package}; print(os.environ['ORT_DISABLE_TELEMETRY'])").strip() == "1"

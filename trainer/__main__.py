@@ -4,8 +4,14 @@ import argparse
 import difflib
 import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
+
+if os.getpid() == 1:
+    # Process 1 of a container ignores a signal that it does not handle. A killed run goes on with the same command.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 from rich.console import Console
 from rich.table import Table
