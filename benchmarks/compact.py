@@ -11,9 +11,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from protos.stored_ensemble import Probe, StoredEnsemble
 
 ROWS, REQUESTS = 1, 2
 MIB = 2**20
@@ -55,7 +58,7 @@ def main() -> int:
     return 0
 
 
-def write(one: Path, many: Path, depth: int, width: int, members: int) -> None:
+def write(one: Path, many: Path, depth: int, width: int, members: int, probe_rows: int = 0) -> None:
     """Both directories, the larger last: it is there only if both are."""
     import torch
 
@@ -93,8 +96,23 @@ def write(one: Path, many: Path, depth: int, width: int, members: int) -> None:
                 member.terms.extend(Term(weight_set=f"w{k}", coefficient=c) for k, c in enumerate(bezier(1, t)))
             manifest.members.append(member)
         kept = {name: tensors for name, tensors in weight_sets.items() if len(ts) > 1 or name == "w0"}
-        data = graph.model.SerializeToString()
-        manifest_file.write(directory, manifest, data, kept, {f"s{i}": statistics() for i in range(len(ts))})
+        data, drawn = graph.model.SerializeToString(), {f"s{i}": statistics() for i in range(len(ts))}
+        stored = manifest_file.write(directory, manifest, data, kept, drawn)
+        if probe_rows:
+            manifest_file.write(directory, manifest, data, kept, drawn, probe=probe_of(stored, probe_rows))
+
+
+def probe_of(stored: "StoredEnsemble", rows: int) -> "Probe":
+    """Each member's answers as a model of its own."""
+    import onnxruntime
+
+    from protos.stored_ensemble import Probe
+
+    inputs = np.random.default_rng(0).integers(0, 256, (rows, *stored.manifest.input.shape), dtype=np.uint8)
+    models = (stored.model(member).SerializeToString() for member in stored.manifest.members)
+    sessions = (onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]) for model in models)
+    feeds = {stored.manifest.input.name: inputs}
+    return Probe(inputs, np.stack([session.run(["logits"], feeds)[0] for session in sessions]))
 
 
 def child(directory: Path, memory: str, threads: int) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +33,7 @@ from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 MAX_MANIFEST_BYTES = 64 * 2**20
+READERS = 4  # files that are read, hashed and checked at once
 COEFFICIENT_TOLERANCE = 1e-6
 
 MAX_COEFFICIENT = 1e3
@@ -116,10 +119,19 @@ def validate(directory: Path, is_trusted: IsTrusted | None = None) -> StoredEnse
 
     graph = _check_graph(_read(directory, manifest.graph), manifest)
     parameters, names = set(manifest.parameter_names), set(manifest.statistic_names)
-    weight_sets = {entry.id: _tensors(directory, entry, graph, parameters) for entry in manifest.weight_sets}
-    statistics = {entry.id: _tensors(directory, entry, graph, names) for entry in manifest.statistics}
+    read_parameters, read_statistics = (partial(_tensors, directory, graph, wanted) for wanted in (parameters, names))
+    with ThreadPoolExecutor(READERS) as readers:
+        weight_sets = list(readers.map(read_parameters, manifest.weight_sets))
+        statistics = list(readers.map(read_statistics, manifest.statistics))
     probe = _probe(directory, manifest, graph) if manifest.HasField("probe") else None
-    return StoredEnsemble(manifest, graph, weight_sets, statistics, probe, hashlib.sha256(data).hexdigest())
+    return StoredEnsemble(
+        manifest,
+        graph,
+        {entry.id: tensors for entry, tensors in zip(manifest.weight_sets, weight_sets, strict=True)},
+        {entry.id: tensors for entry, tensors in zip(manifest.statistics, statistics, strict=True)},
+        probe,
+        hashlib.sha256(data).hexdigest(),
+    )
 
 
 def read_manifest(directory: Path) -> bytes:
@@ -471,7 +483,7 @@ def _describe(tensors: dict[str, TensorType]) -> str:
     return ", ".join(f"'{name}' {tensor}" for name, tensor in tensors.items()) or "nothing"
 
 
-def _tensors(directory: Path, entry: TensorSet, graph: Graph, names: Set[str]) -> Tensors:
+def _tensors(directory: Path, graph: Graph, names: Set[str], entry: TensorSet) -> Tensors:
     path = entry.file.path
     tensors = _read_tensors(directory, entry.file, names, f"the manifest lists {len(names)} tensors for it")
     for name, tensor in tensors.items():

@@ -1,6 +1,7 @@
 """The life of the process: validate, listen, load, warm up, ready; at SIGTERM not ready, drain, finish, stop."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ async def serve(settings: Settings) -> None:
     if not reading.done():
         signals.end()
     manifests = reading.result()
+    logger.info("read ensembles=%d", len(manifests))
     control = Control(reloader if settings.allow_control else None)
     observer = Observer(metrics, tracer)
     decoding_threads = min(settings.threads or usable_cpus(), MOST_DECODING_THREADS)
@@ -83,6 +85,9 @@ async def serve(settings: Settings) -> None:
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await loading
+            # The collector never again looks through what lives as long as the process.
+            gc.collect()
+            gc.freeze()
             servicer.open()
             await checks.set(SERVICE, HealthCheckResponse.SERVING)
             metrics.ready.set(1)

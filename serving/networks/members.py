@@ -1,5 +1,6 @@
 """From what a directory stores to networks that run: the members, and for a curve the network of all its points."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,6 +11,8 @@ from serving.networks.combined import Combined
 from serving.networks.curve import CurveGrid
 from serving.networks.engines.engine import Engine, Feeds, Network
 from serving.networks.skeleton import Skeleton
+
+logger = logging.getLogger(__name__)
 
 
 class Memory(StrEnum):
@@ -47,7 +50,9 @@ def load(
         return LoadedMember(engine.load(skeleton, stored.tensors(member)))
 
     with ThreadPoolExecutor(engine.threads) as pool:
-        return Loaded(list(pool.map(make, manifest.members)), combined)
+        loaded = Loaded(list(pool.map(make, manifest.members)), combined)
+    logger.info("networks made model=%s members=%d", manifest.name, len(loaded.members))
+    return loaded
 
 
 def _terms(member: Member) -> set[str]:

@@ -52,6 +52,10 @@ class Engine(ABC):
         """Numbers of rows that must have run once before the first client pays for them."""
         return sorted({1, max_rows})
 
+    def most_rows(self, rows: int) -> int:
+        """Of so many rows, how many a network takes at once."""
+        return rows
+
     def memory(self) -> tuple[int, int] | None:
         """Used and free bytes of the device, by everybody; None where it has no memory of its own."""
         return None

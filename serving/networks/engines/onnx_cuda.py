@@ -70,6 +70,9 @@ class OnnxCuda(Engine):
         # Three times each: a CUDA graph is captured after the first run, and replayed in the third.
         return [size for size in self._sizes if size <= max_rows for _ in range(3 if self._cuda_graphs else 1)]
 
+    def most_rows(self, rows: int) -> int:
+        return min(rows, self._sizes[-1])
+
     def providers(self) -> list[Any]:
         """In the order in which they take nodes; shapes are computed on the CPU."""
         if self._device == "cpu":

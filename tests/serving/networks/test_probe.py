@@ -10,6 +10,7 @@ import pytest
 from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 from serving import ensemble as ensembles
 from serving.errors import StartupError
+from serving.networks import probe
 from serving.networks.engines.engine import Feeds, Network
 from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.networks.skeleton import Skeleton
@@ -91,11 +92,33 @@ def test_without_probe_rows_fp32_is_served_and_nothing_else(stored: StoredEnsemb
 def test_the_largest_difference_is_logged(stored: StoredEnsemble, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         load(stored, Rounding("bf16", 0.01), tolerance=1.0)
-    assert f"probe rows=5 precision=bf16 worst_difference={largest_difference(stored, 0.01):.2g}" in caplog.text
+    assert f"probe rows=5 runs=20 precision=bf16 worst_difference={largest_difference(stored, 0.01):.2g}" in caplog.text
 
 
 def test_probe_rows_run_in_batches_that_the_engine_was_made_for(stored: StoredEnsemble) -> None:
     ensembles.load(stored, on_cpu(max_batch_rows=2), Metrics())  # five rows; three would be refused
+
+
+@pytest.mark.parametrize(("members", "rows", "each"), [(1, 16, 16), (8, 16, 8), (50, 16, 2), (100, 16, 1), (3, 1, 1)])
+def test_in_fp32_rows_are_dealt_out_evenly(members: int, rows: int, each: int) -> None:
+    mask_MN = probe.deal(members, rows)
+    assert mask_MN.shape == (members, rows)
+    assert (mask_MN.sum(axis=1) == each).all()
+    answers_N = mask_MN.sum(axis=0)
+    assert answers_N.max() - answers_N.min() <= 1
+
+
+def test_every_member_of_many_is_compared_in_fp32(tmp_path: Path) -> None:
+    members = probe.FP32_RUNS + 1
+    stored = tiny_ensemble.write(tmp_path / "many", members)
+    load(stored, OnnxCpu(1))
+    assert stored.probe is not None
+    for m in (0, members - 1):
+        logits_MNC = stored.probe.logits_MNC.copy()
+        logits_MNC[m, :, 0] += 1.0
+        wrong = dataclasses.replace(stored, probe=Probe(stored.probe.inputs, logits_MNC))
+        with pytest.raises(StartupError, match=f"member '{stored.manifest.members[m].id}'"):
+            load(wrong, OnnxCpu(1))
 
 
 def test_real_fp16_arithmetic_passes_on_a_network_that_it_fits(stored: StoredEnsemble) -> None:
