@@ -5,8 +5,9 @@ import tomllib
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
-from tests.deploy import schemas, semantics
+from tests.deploy import promql, schemas, semantics
 from tests.deploy.render import DEPLOY, FOLDERS, rendered, rendered_text
 
 VERSION = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["version"]
@@ -40,6 +41,16 @@ def test_the_mounted_settings_are_those_of_the_file() -> None:
     (settings,) = (each for each in rendered("base") if each["kind"] == "ConfigMap")
     assert settings["data"]["thalweg.toml"] == (DEPLOY / "base" / "thalweg.toml").read_text()
     assert tomllib.loads(settings["data"]["thalweg.toml"])["drain_seconds"] > 0
+
+
+def test_the_autoscaler_asks_for_the_metric_that_the_adapter_makes() -> None:
+    (scaler,) = (each for each in rendered("overlays/hpa") if each["kind"] == "HorizontalPodAutoscaler")
+    (rule,) = yaml.safe_load((DEPLOY / "components/hpa/prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    assert scaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
+    series = rule["seriesQuery"].partition("{")[0]
+    query = rule["metricsQuery"].replace("<<.Series>>", series).replace("<<.LabelMatchers>>", 'namespace="a",pod="b"')
+    assert promql.problems(query.replace("<<.GroupBy>>", "pod")) == []
+    assert promql.problems(rule["seriesQuery"]) == []
 
 
 def test_production_pods_may_run_where_only_restricted_ones_may() -> None:
