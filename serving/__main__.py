@@ -23,8 +23,16 @@ from serving.telemetry import logs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 after SIGTERM or --check; 2 for what the user can mend, told in one line on stderr."""
+    """`thalweg-serve tune …`, or the server.
+
+    Returns the exit code: 0 after SIGTERM or --check; 2 for what the user can mend, told in one line on stderr.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments[:1] == ["tune"]:
+            from serving import tune  # a server has no use for it
+
+            return tune.main(arguments[1:])
         chosen = settings.parse(arguments)
         logs.set_up(chosen.log_level, chosen.log_format)
         logger = logging.getLogger(__name__)
