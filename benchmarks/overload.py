@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -119,6 +120,11 @@ async def measure(address: str, body: Body, seconds: float) -> tuple[float, Outc
     return capacity, half, over
 
 
+def numbers(outcome: Outcome) -> dict[str, Any]:
+    """For a record."""
+    return {name: getattr(outcome, name) for name in ("answered", "failed", "codes", "late")}
+
+
 def ms(seconds: Sequence[float], quantile: float) -> str:
     return f"{1000 * float(np.quantile(seconds, quantile)):.1f}" if len(seconds) else "–"
 
@@ -170,7 +176,7 @@ def main() -> None:
     text = table(capacity, arguments.rows, bound_s, half, over)
     if arguments.record:
         settings = {name: str(value) for name, value in vars(arguments).items()}
-        behind = {"settings": settings, "capacity": capacity, "half": half.numbers(), "ten_times": over.numbers()}
+        behind = {"settings": settings, "capacity": capacity, "half": numbers(half), "ten_times": numbers(over)}
         write_record(arguments.record, "benchmarks.overload", text, **behind)
     print(text)
 

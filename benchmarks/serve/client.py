@@ -39,10 +39,6 @@ class Outcome:
     late: list[float] = field(default_factory=list)  # how much later than it was due each call began
     answers: set[bytes] = field(default_factory=set)  # one of each kind, to be looked at when nothing is timed
 
-    def numbers(self) -> dict[str, Any]:
-        """For a record."""
-        return {"answered": self.answered, "failed": self.failed, "codes": dict(self.codes), "late": self.late}
-
     async def of(self, call: Call, body: Body, due: float) -> None:
         """Counts one call. due: on the clock of time.perf_counter."""
         try:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from benchmarks.serve import client, generator
 from benchmarks.serve.client import Outcome
 from benchmarks.serve.contenders import Contender, Kind
@@ -84,11 +86,13 @@ def closed(server: Server, load: Load, durations: Durations) -> Measurement:
     server.verify(load.parallel, load.rows)
     images = result.answered * load.rows
     return {
+        "requests": turns * load.parallel,
         "images": images,
         "failed": result.failed,
         "images_per_s": images / result.seconds,
         "cpu_s_per_image": used["cpu_s"] / images,
-        "latencies": result.latencies,
+        "p50_s": float(np.quantile(result.latencies, 0.5)),
+        "p99_s": float(np.quantile(result.latencies, 0.99)),
         **used,
     }
 
@@ -102,7 +106,7 @@ def open_loop(server: Server, dues: list[float]) -> Measurement:
 
     with _watched(server) as used:
         outcome = asyncio.run(run())
-    return _checked(server, outcome) | used
+    return _checked(server, outcome) | {"late_p99_s": float(np.quantile(outcome.late, 0.99))} | used
 
 
 def at_once(server: Server, count: int) -> Measurement:
@@ -138,7 +142,8 @@ def sigterm(server: Server, after_s: float, patience_s: float) -> Measurement:
 def _checked(server: Server, outcome: Outcome) -> Measurement:
     for answer in outcome.answers:
         server.check(answer, slice(0, 1))
-    return outcome.numbers()
+    answered, failed = ([round(seconds, 6) for seconds in calls] for calls in (outcome.answered, outcome.failed))
+    return {"answered": answered, "failed": failed, "codes": dict(outcome.codes)}
 
 
 @contextlib.contextmanager

@@ -35,7 +35,9 @@ def draw(path: Path, contenders: Sequence[Contender], rounds: Sequence[Round]) -
     rate.set_yticks(range(len(shown)), [each.name for each in shown])
     for step, mark in MARKS.items():
         load = CLOSED[step]
-        rate.plot([], [], mark, color="0.4", label=f"{load.parallel} in parallel × {load.rows} rows")
+        rate.plot(
+            [], [], mark, color="0.4", label=f"{load.parallel} × {load.rows} {'rows' if load.rows > 1 else 'row'}"
+        )
     figure.legend(loc="outside lower center", ncols=len(MARKS), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

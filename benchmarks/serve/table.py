@@ -142,7 +142,7 @@ def _open_loops(contenders: Sequence[Contender], rounds: Sequence[Round]) -> lis
             f"{1e3 * float(np.quantile(pooled, 0.999)):.1f}" if len(pooled) >= LEAST_CALLS_FOR_P999 else "–",
             _median(over(rounds, against), "{:.2f}"),
             str(sum(len(one["failed"]) for one in found)),
-            _median([1e3 * float(np.quantile(one["late"], 0.99)) for one in found], "{:.1f}"),
+            _median([1e3 * one["late_p99_s"] for one in found], "{:.1f}"),
         ])  # fmt: skip
     return [
         f"Open loop of {', '.join(f'{rate:.0f}' for rate in sorted(rates))} one-row requests a second at random "

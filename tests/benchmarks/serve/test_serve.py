@@ -62,7 +62,7 @@ def test_calls_that_fail_are_counted_as_failed(server: Server) -> None:
 
 def test_a_closed_loop_is_counted_in_images_and_its_cpu_time_in_all_of_the_server(server: Server) -> None:
     found = loads.closed(server, CLOSED["4 × 8"], loads.QUICK)
-    assert found["images"] == 8 * len(found["latencies"])
+    assert found["images"] == 8 * found["requests"] > 0
     assert found["failed"] == 0
     assert found["images"] * found["cpu_s_per_image"] == pytest.approx(found["cpu_s"])
     assert found["cpu_s_per_image"] > 0.0005  # eight networks of 41 million multiplications

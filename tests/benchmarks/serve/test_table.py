@@ -22,7 +22,7 @@ def measured(rate: float, cpu_s: float, latency_s: float = 0.01) -> dict[str, An
     return {
         "in process": LOOP,
         **dict.fromkeys(CLOSED, closed),
-        OPEN: calls | {"rate": 50.0, "late": [0.0]},
+        OPEN: calls | {"rate": 50.0, "late_p99_s": 0.0},
         AT_ONCE: {"answered": [1.0, 3.0], "failed": [0.5], "codes": {"OK": 2, "RESOURCE_EXHAUSTED": 1}},
         SIGTERM: calls | {"exit_code": -15, "exit_s": 0.5, "left_behind": 2},
         "ready_s": 1.5,
