@@ -29,30 +29,32 @@ def combine(
     were averaged. temperatures_MB: T_m, [M, B] or [M, 1].
     Mutual information = H(mean_m p_m) − mean_m H(p_m), never negative.
     """
-    log_probs_MBC = _log_softmax(logits_MBC.astype(np.float64) / temperatures_MB[:, :, None])
-    member_probs_MBC = np.where(mask_MB[:, :, None], np.exp(log_probs_MBC), 0.0)
+    member_probs_MBC, log_probs_MBC = _softmax(np.divide(logits_MBC, temperatures_MB[:, :, None], dtype=np.float64))
+    if not mask_MB.all():
+        member_probs_MBC *= mask_MB[:, :, None]
     count_B = mask_MB.sum(axis=0)
     mean_BC = member_probs_MBC.sum(axis=0) / count_B[:, None]
-
+    log_mean_BC = _log(mean_BC)
+    mean_entropy_B = _entropy(mean_BC, log_mean_BC)
     # Where p underflows to 0, log p is still finite and their product 0.
-    member_entropy_MB = -(member_probs_MBC * np.where(mask_MB[:, :, None], log_probs_MBC, 0.0)).sum(axis=2)
-    mutual_information_B = np.maximum(_entropy(mean_BC) - member_entropy_MB.sum(axis=0) / count_B, 0.0)
+    member_entropy_MB = _entropy(member_probs_MBC, log_probs_MBC)
+    mutual_information_B = np.maximum(mean_entropy_B - member_entropy_MB.sum(axis=0) / count_B, 0.0)
 
-    probs_BC = mean_BC
-    temperature_B = np.broadcast_to(temperature, count_B.shape)
-    if (pooled_B := (count_B > 1) & (temperature_B != 1.0)).any():
-        probs_BC = np.where(pooled_B[:, None], temper(mean_BC, temperature_B[:, None]), mean_BC)
-    return Combined(probs_BC, _entropy(probs_BC), mutual_information_B, member_probs_MBC)
+    temperature_B = np.where(count_B > 1, temperature, 1.0)
+    if (temperature_B == 1.0).all():
+        return Combined(mean_BC, mean_entropy_B, mutual_information_B, member_probs_MBC)
+    probs_BC, log_probs_BC = _softmax(log_mean_BC / temperature_B[:, None])
+    return Combined(probs_BC, _entropy(probs_BC, log_probs_BC), mutual_information_B, member_probs_MBC)
 
 
 def member_probs(logits: NDArray[np.floating], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Tempered probabilities, over the last axis."""
-    return np.exp(_log_softmax(logits.astype(np.float64) / temperature))
+    return _softmax(logits.astype(np.float64) / temperature)[0]
 
 
 def temper(probs_BC: NDArray[np.float64], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """softmax(log p / T)"""
-    return np.exp(_log_softmax(_log(probs_BC) / temperature))
+    return _softmax(_log(probs_BC) / temperature)[0]
 
 
 def energy(logits_MBC: NDArray[np.floating], mask_MB: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -67,15 +69,19 @@ def energy(logits_MBC: NDArray[np.floating], mask_MB: NDArray[np.bool_]) -> NDAr
     return np.asarray(energy_MB.sum(axis=0) / mask_MB.sum(axis=0))
 
 
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def _softmax(logits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probabilities and their logarithms, over the last axis."""
     # The largest, not the largest in magnitude: [-100, 10] must not overflow.
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    exps = np.exp(shifted)
+    sums = exps.sum(axis=-1, keepdims=True)
+    return exps / sums, shifted - np.log(sums)
 
 
 def _log(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.maximum(probs, np.finfo(np.float64).tiny))
 
 
-def _entropy(probs_BC: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(-(probs_BC * _log(probs_BC)).sum(axis=-1))
+def _entropy(probs: NDArray[np.float64], log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nats, over the last axis."""
+    return np.asarray(-np.vecdot(probs, log_probs))

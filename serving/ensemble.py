@@ -88,23 +88,14 @@ class Ensemble:
         inputs = np.concatenate([work.inputs for work in batch]) if len(batch) > 1 else batch[0].inputs
         start = time.monotonic()
         ran = self._run(batch, inputs)
-        logits_MBC, mask_MB = ran.logits_MBC, ran.mask_MB
         executed = time.monotonic()
-        finite_B = np.asarray(np.isfinite(logits_MBC).all(axis=(0, 2)))
-        logits_MBC[:, ~finite_B] = 0.0  # their requests are refused below
-        combined = combine(logits_MBC, mask_MB, ran.temperatures_MB, ran.temperature_B)
-        energy_B = energy(logits_MBC, mask_MB) if any(work.choice.energy for work in batch) else None
-        members_run_B = mask_MB.sum(axis=0, dtype=np.int32)
-        combined_at = time.monotonic()
-        self.metrics.execute_seconds.observe(executed - start)
-        self.metrics.combine_seconds.observe(combined_at - executed)
-        self.metrics.statistics.ran(len(inputs), executed - start, combined_at - executed)
-        for work in batch:
-            work.stages.append(Stage("execute", start, executed, len(inputs)))
-            work.stages.append(Stage("combine", executed, combined_at, len(inputs)))
-        self.metrics.rows.inc(len(inputs))
-        self.metrics.members_run.inc(int(members_run_B.sum()))
-        self.metrics.quality.observe(combined, mask_MB, finite_B)
+        finite_B = _finite(ran.logits_MBC)
+        ran.logits_MBC[:, ~finite_B] = 0.0  # their requests are refused below
+        combined = combine(ran.logits_MBC, ran.mask_MB, ran.temperatures_MB, ran.temperature_B)
+        energy_B = energy(ran.logits_MBC, ran.mask_MB) if any(work.choice.energy for work in batch) else None
+        members_run_B = ran.mask_MB.sum(axis=0, dtype=np.int32)
+        self._observe(batch, start, executed, int(members_run_B.sum()))
+        self.metrics.quality.observe(combined, ran.mask_MB, finite_B)
 
         answers: list[Prediction | ServingError] = []
         end = 0
@@ -136,21 +127,35 @@ class Ensemble:
             )
         return answers
 
+    def _observe(self, batch: Sequence[Work], start: float, executed: float, members_run: int) -> None:
+        combined = time.monotonic()
+        rows = sum(work.rows for work in batch)
+        stages = (Stage("execute", start, executed, rows), Stage("combine", executed, combined, rows))
+        for work in batch:
+            work.stages += stages
+        self.metrics.execute_seconds.observe(executed - start)
+        self.metrics.combine_seconds.observe(combined - executed)
+        self.metrics.statistics.ran(rows, executed - start, combined - executed)
+        self.metrics.rows.inc(rows)
+        self.metrics.members_run.inc(members_run)
+
     def _run(self, batch: Sequence[Work], inputs: NDArray[np.generic]) -> "_Ran":
-        mask_MB = np.concatenate([assign(work.choice, work.rows, len(self.member_ids)) for work in batch], axis=1)
-        cascaded_B, drawn_B = (
-            _by_row(batch, [work.choice.policy is policy for work in batch])
-            for policy in (Policy.CASCADE, Policy.CURVE)
-        )
-        if self.cascade is not None:
-            self.cascade.start(mask_MB, cascaded_B)
+        masks = [assign(work.choice, work.rows, len(self.member_ids)) for work in batch]
+        mask_MB = np.concatenate(masks, axis=1) if len(masks) > 1 else masks[0]
+        policies = {work.choice.policy for work in batch}
+        cascade = self.cascade if Policy.CASCADE in policies else None
+        if cascade is not None:
+            cascaded_B = _by_row(batch, [work.choice.policy is Policy.CASCADE for work in batch])
+            cascade.start(mask_MB, cascaded_B)
         logits_MBC = self._executor.run(inputs, mask_MB)
         ran = _Ran(logits_MBC, mask_MB, self._temperatures_M[:, None], np.full(len(inputs), self._temperature))
-        if self.cascade is not None and cascaded_B.any():
+        if cascade is not None:
             deadline_B = _by_row(batch, [math.inf if work.deadline is None else work.deadline for work in batch])
-            fitted_B = self.cascade.go_on(self._executor.run, inputs, logits_MBC, mask_MB, cascaded_B, deadline_B)
+            fitted_B = cascade.go_on(self._executor.run, inputs, logits_MBC, mask_MB, cascaded_B, deadline_B)
             ran.temperature_B[cascaded_B] = fitted_B[cascaded_B]
-        return self._with_drawn(ran, inputs, drawn_B) if drawn_B.any() else ran
+        if Policy.CURVE in policies:
+            return self._with_drawn(ran, inputs, _by_row(batch, [work.choice.policy is Policy.CURVE for work in batch]))
+        return ran
 
     def _with_drawn(self, ran: "_Ran", inputs: NDArray[np.generic], drawn_B: NDArray[np.bool_]) -> "_Ran":
         """The networks that are drawn from the curve, each for one row, stand as one more member."""
@@ -172,6 +177,11 @@ class Ensemble:
         """Lets go of the networks; the engine is its owner's."""
         self._executor.close()
         self.metrics.close()
+
+
+def _finite(logits_MBC: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[B]: whether all logits of a row are numbers."""
+    return np.asarray(np.isfinite(logits_MBC).all(axis=(0, 2)))
 
 
 def _by_row(batch: Sequence[Work], values: Sequence[Any]) -> NDArray[Any]:

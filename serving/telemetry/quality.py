@@ -16,27 +16,38 @@ from serving.combine import Combined
 ENTROPY_NATS = tuple(2.0**i for i in range(-10, 5))
 MUTUAL_INFORMATION_NATS = tuple(2.0**i for i in range(-14, 4))
 DISAGREEMENT = tuple(i / 8 for i in range(9))
+MOST_UNCOUNTED = 100
 MAX_CLASS_SERIES = 64  # with more classes, neighbours in the manifest's order share a series
 
 
 class Distribution:
-    """A histogram that takes many values at once."""
+    """A histogram that takes many values at once, and counts them when it is asked, or has a hundred batches."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = np.array(bounds)
         self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._sum = 0.0
+        self._uncounted: list[NDArray[np.float64]] = []
 
     def observe(self, values: NDArray[np.float64]) -> None:
+        self._uncounted.append(values)
+        if len(self._uncounted) >= MOST_UNCOUNTED:
+            self._count()
+
+    def _count(self) -> None:
+        values = np.concatenate([*self._uncounted, np.empty(0)])
+        self._uncounted.clear()
         # A bucket holds what is less or equal: Prometheus' `le`.
         self._counts += np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
         self._sum += float(values.sum())
 
     def buckets(self) -> list[tuple[str, float]]:
+        self._count()
         bounds = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
         return list(zip(bounds, np.cumsum(self._counts).astype(float).tolist(), strict=True))
 
     def sum(self) -> float:
+        self._count()
         return self._sum
 
 
@@ -54,13 +65,14 @@ class Quality:
 
     def observe(self, combined: Combined, mask_MB: NDArray[np.bool_], answered_B: NDArray[np.bool_]) -> None:
         """answered_B: whether row b got an answer; others say nothing about the model."""
-        compared_B = answered_B & (mask_MB.sum(axis=0) > 1)  # one member agrees with itself
+        members_B = mask_MB.sum(axis=0)
+        compared_B = answered_B & (members_B > 1)  # one member agrees with itself
         top_B = combined.probs_BC.argmax(axis=1)
         differs_MB = (combined.member_probs_MBC.argmax(axis=2) != top_B) & mask_MB
         with self.lock:
             self.entropy.observe(combined.entropy_B[answered_B])
             self.mutual_information.observe(combined.mutual_information_B[compared_B])
-            self.disagreement.observe(differs_MB.sum(axis=0)[compared_B] / mask_MB.sum(axis=0)[compared_B])
+            self.disagreement.observe((differs_MB.sum(axis=0) / members_B)[compared_B])
             self.predicted += np.bincount(self._series_C[top_B[answered_B]], minlength=len(self.predicted))
 
 
