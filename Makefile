@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check format protos bench bench-quick clean
+.PHONY: demo test test-slow check format protos bench bench-quick deploy-test clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo --out runs/demo
@@ -27,6 +27,14 @@ format: $(INSTALLED)
 protos: $(INSTALLED)
 	$(BIN)/python -m protos.generate
 
+# All that is tested of deploy/. What needs a program of Debian's skips and names it: prometheus, buildah, podman, ….
+deploy-test: $(INSTALLED) .venv/checkov/.installed
+	$(BIN)/python -m pytest tests/deploy -m "not gpu"
+
+# All that is tested of deploy/. What needs a program of Debian's skips and names it: prometheus, buildah, podman, ….
+deploy-test: $(INSTALLED) .venv/checkov/.installed
+	$(BIN)/python -m pytest tests/deploy -m "not gpu"
+
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.quality --seeds 10 --out runs/quality
 	$(BIN)/python -m benchmarks.training --out runs/training
@@ -42,4 +50,10 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Thalweg needs Python 3.11 or newer; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[train,serve,dev]'
+	@touch $@
+
+# Apart: it wants older versions of what others need newer.
+.venv/checkov/.installed: $(INSTALLED)
+	$(PYTHON) -m venv .venv/checkov
+	.venv/checkov/bin/python -m pip install --quiet checkov
 	@touch $@

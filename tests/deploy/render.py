@@ -1,6 +1,7 @@
 """What `kubectl apply -k` would send: rendered by the kubectl that the extra [dev] brings."""
 
 import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -29,4 +30,10 @@ def rendered_text(folder: str) -> str:
 
 def rendered(folder: str) -> list[Document]:
     """A new copy each time: tests break it."""
-    return list(yaml.load_all(rendered_text(folder), yaml.CSafeLoader))
+    copy: list[Document] = json.loads(_rendered_json(folder))
+    return copy
+
+
+@functools.cache
+def _rendered_json(folder: str) -> str:
+    return json.dumps(list(yaml.load_all(rendered_text(folder), yaml.CSafeLoader)))

@@ -79,11 +79,11 @@ def _pods(documents: list[Document]) -> Iterator[Pod]:
             yield Pod(document, labels, spec)
         elif document["kind"] == "TrainJob":
             patch = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
-            patched = patch["template"]["spec"]["template"]["spec"]
+            template = patch["template"]["spec"]["template"]
             ours = {name: spec["trainer"][name] for name in ("image", "command", "args")}
             resources = {"resources": spec["trainer"]["resourcesPerNode"]}
-            containers = [each | ours | resources for each in patched["containers"]]
-            yield Pod(document, {}, patched | {"containers": containers})
+            containers = [each | ours | resources for each in template["spec"]["containers"]]
+            yield Pod(document, template["metadata"]["labels"], template["spec"] | {"containers": containers})
 
 
 def matches(selector: Document, labels: Mapping[str, str]) -> bool:
