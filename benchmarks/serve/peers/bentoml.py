@@ -24,6 +24,10 @@ PACKAGES = ("bentoml==1.4.40", "onnxruntime")
 SETUPS = ("natural", "tuned")
 PROTOCOL = "http"
 
+# Tried for `tuned`, in images/s at 8 and 32 in parallel (2 cores, 2026-11-25; `natural` 73, 74): one worker with two
+# threads, batches of up to 16 rows 210, 224, up to 8 191, 200; two workers with a thread each 128, 140, since nearly
+# all connections reach the same one.
+
 
 def request(rows: NDArray[np.uint8], setup: str) -> Body:
     """tuned: BentoML's batches take JSON only, and a text is read faster than 3,072 numbers."""

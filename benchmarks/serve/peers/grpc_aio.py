@@ -17,6 +17,9 @@ from benchmarks.serve.peers import Body, oip, options, sessions
 PACKAGES = ("grpcio==1.85.3", "protobuf==6.33.6", "uvloop==0.23.0", "numpy", "onnxruntime")
 SETUPS = ("natural", "tuned")
 PROTOCOL = "oip-grpc"
+# Tried for `tuned`, in images/s at 8 and 32 in parallel (2 cores, 2026-11-25; `natural` 149, 179): one thread and two
+# callers, no batches 242, 226; with uvloop 229, 248; batches of up to 4 and uvloop 269, 279; up to 8 222, 294; one
+# caller with two threads, up to 16 266, 256.
 LARGEST_BATCH = 4  # requests
 
 
