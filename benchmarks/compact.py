@@ -1,8 +1,8 @@
 """What `--memory compact` holds: a curve of one bend through PreResNets with fifty members, in units of one network.
 
 Each row is a process of its own that loads an ensemble as the server does, answers a few rows, and reports how much
-it has grown. Weights and statistics are random: their values change no size. Prints a table last, and writes it to
---record.
+it has grown, and how large it is: imports and allocators alone are the floor. Weights and statistics are random: their
+values change no size. Prints a table last, and writes it to --record.
 """
 
 import argparse
@@ -155,6 +155,8 @@ def measure(directory: Path, memory: str, threads: int) -> dict[str, Any]:
         logits = executor.run(inputs, np.ones((count, ROWS), bool))
     give_back()
     return {
+        "floor": before,
+        "process": resident_bytes(),
         "weights": weights,
         "statistics": statistics,
         "loaded": loaded - before,
@@ -169,14 +171,17 @@ def table(network: str, found: dict[str, dict[str, Any]]) -> list[str]:
     difference = np.abs(np.subtract(compact["logits"], fast["logits"])).max()
     lines = [
         f"| {network}, {one['weights'] / MIB:.2f} MiB of weights | grown when loaded, MiB | less statistics, networks "
-        f"| after {REQUESTS} requests, MiB | less statistics, networks |",
-        "|---|---|---|---|---|",
+        f"| after {REQUESTS} requests, MiB | less statistics, networks | whole process, MiB | of which the floor |",
+        "|---|---|---|---|---|---|---|",
     ]
     for label, row in found.items():
         cells = [label]
         for moment in ("loaded", "after_requests"):
             cells += [f"{row[moment] / MIB:.1f}", f"{(row[moment] - row['statistics']) / row['weights']:.2f}"]
+        cells += [f"{row[name] / MIB:.1f}" for name in ("process", "floor")]
         lines.append(f"| {' | '.join(cells)} |")
+    growth, whole = (fast[name] / compact[name] for name in ("after_requests", "process"))
+    lines += ["", f"Compact is 1/{growth:.1f} of fast in growth, 1/{whole:.1f} in the whole process."]
     lines += ["", f"Largest difference of logits, compact from fast: {difference:.1e}, of logits up to {scale:.1f}."]
     return lines
 

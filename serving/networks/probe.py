@@ -5,6 +5,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from protos.graph import DATATYPES
 from protos.stored_ensemble import StoredEnsemble
 from serving.combine import member_probs
 from serving.errors import StartupError
@@ -17,14 +18,14 @@ PRECISION_TOLERANCE = 0.02  # of probabilities
 FP32_TOLERANCE = 1e-3  # far above what another order of summation makes of fp32, far below what anybody would see
 
 
-FP32_RUNS = 64  # of rows, by all members together
+FP32_RUNS = 64  # of rows, by all members together, or one each
 
 
 def check(stored: StoredEnsemble, executor: Executor, engine: Engine, tolerance: float) -> None:
     """Raises StartupError if a member's probability of a class is further off than the tolerance.
 
     tolerance: of reduced precision, in which every member answers every row; fp32 has its own, and rows that are dealt
-    out (`deal`). Without probe rows fp32 passes, and nothing else does.
+    out (`deal`). Without probe rows fp32 passes if every member runs on zeros, and nothing else does.
     """
     manifest, probe = stored.manifest, stored.probe
     if probe is None:
@@ -33,6 +34,8 @@ def check(stored: StoredEnsemble, executor: Executor, engine: Engine, tolerance:
                 f"--precision {engine.precision}: '{manifest.name}' has no probe rows to compare with; "
                 f"expected an ensemble that was exported with export.probe_rows of 1 or more"
             )
+        zeros = np.zeros((1, *manifest.input.shape), DATATYPES[manifest.input.datatype])
+        executor.run(zeros, np.ones((len(manifest.members), 1), np.bool_))
         return
     allowed = FP32_TOLERANCE if engine.precision == "fp32" else tolerance
     temperatures_M11 = np.array([member.temperature for member in manifest.members])[:, None, None]
@@ -62,7 +65,7 @@ def deal(members: int, rows: int) -> NDArray[np.bool_]:
     fp32 is off by the order of summation or by a wrong graph, kernel or weight, and the latter shows in any row: fifty
     members on sixteen rows each would take as long as everything else before a server is ready.
     """
-    each = min(rows, -(-FP32_RUNS // members))
+    each = min(rows, max(FP32_RUNS // members, 1))
     mask_MN = np.zeros((members, rows), np.bool_)
     mask_MN[np.repeat(np.arange(members), each), np.arange(members * each) % rows] = True
     return mask_MN

@@ -99,7 +99,7 @@ def test_probe_rows_run_in_batches_that_the_engine_was_made_for(stored: StoredEn
     ensembles.load(stored, on_cpu(max_batch_rows=2), Metrics())  # five rows; three would be refused
 
 
-@pytest.mark.parametrize(("members", "rows", "each"), [(1, 16, 16), (8, 16, 8), (50, 16, 2), (100, 16, 1), (3, 1, 1)])
+@pytest.mark.parametrize(("members", "rows", "each"), [(1, 16, 16), (8, 16, 8), (50, 16, 1), (100, 16, 1), (3, 1, 1)])
 def test_in_fp32_rows_are_dealt_out_evenly(members: int, rows: int, each: int) -> None:
     mask_MN = probe.deal(members, rows)
     assert mask_MN.shape == (members, rows)
