@@ -1,9 +1,21 @@
 """Requests without a pause, from threads, each answer compared; for tests of what must not be noticed."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+import grpc
+import numpy as np
+
+from protos import open_inference_grpc_pb2 as oip
+from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
+from serving.client import Client
+from tests import tiny_ensemble
+
+ROWS = np.random.default_rng(0).normal(size=(8, 4)).astype("<f4")
+PROBS = tiny_ensemble.pooled_probs(ROWS)
 
 
 class Load:
@@ -48,3 +60,27 @@ class Load:
         self._end.set()
         for thread in self._threads:
             thread.join(60)
+
+
+def asking(client: Client) -> Callable[[], None]:
+    rows = itertools.cycle(range(len(ROWS)))
+
+    def ask() -> None:
+        row = next(rows)
+        np.testing.assert_allclose(client.predict(ROWS[row : row + 1]).probs, PROBS[row : row + 1], atol=1e-6)
+
+    return ask
+
+
+def asking_once(channel: grpc.Channel) -> Callable[[], None]:
+    """A plain client: no retries, no round robin, no health checks."""
+    rows, stub = itertools.cycle(range(len(ROWS))), GRPCInferenceServiceStub(channel)
+
+    def ask() -> None:
+        row = next(rows)
+        request = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[ROWS[row].tobytes()])
+        request.inputs.add(name="input", datatype="FP32", shape=[1, 4])
+        probs = np.frombuffer(stub.ModelInfer(request, timeout=30).raw_output_contents[0], "<f4")
+        np.testing.assert_allclose(probs, PROBS[row], atol=1e-6)
+
+    return ask

@@ -117,9 +117,9 @@ class Container:
         return podman("logs", self.id, check=False)
 
     def wait_until_ready(self, timeout_s: float = 120.0) -> Self:
-        """Until the health check of its image passes, which says that every model is loaded."""
+        """As a readiness probe: until every model is loaded and warm."""
         deadline = time.monotonic() + timeout_s
-        while podman("healthcheck", "run", self.id, check=False).strip() not in ("", "healthy"):
+        while podman("exec", self.id, "thalweg-health", check=False):
             assert self.inspect()["State"]["Running"], self.logs()
             assert time.monotonic() < deadline, self.logs()
         return self
@@ -136,10 +136,13 @@ class Container:
         self.signal("TERM")
         return self.wait()
 
+    def remove(self) -> None:
+        podman("rm", "--force", "--time=0", self.id)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        podman("rm", "--force", "--time=0", self.id)
+        self.remove()

@@ -140,6 +140,10 @@ def catches_sigterm(pid: int) -> bool:
     return bool(mask >> (signal.SIGTERM - 1) & 1)
 
 
+def test_its_health_check_passes(server: Container) -> None:
+    podman("healthcheck", "run", server.id)
+
+
 def test_its_health_check_says_what_is_wrong(serving_image: str) -> None:
     text = podman("run", "--rm", "--entrypoint=thalweg-health", serving_image, "127.0.0.1:9", check=False)
     assert "thalweg-health: 127.0.0.1:9 answers UNAVAILABLE" in text
