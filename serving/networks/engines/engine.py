@@ -28,7 +28,7 @@ Network = Callable[[NDArray[np.generic], Feeds], NDArray[np.float32]]
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen, it would take three times as long to make
 class Call:
     network: Network
     inputs: NDArray[np.generic]  # [B, ...]; calls on the same rows share the array, and a GPU copies it once

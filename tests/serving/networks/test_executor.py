@@ -69,6 +69,21 @@ def test_many_rows_of_one_member_use_every_thread() -> None:
         executor.run(np.zeros((9, 2), np.float32), np.ones((1, 9), bool))
 
 
+@pytest.mark.parametrize(("rows", "threads"), [(9, 4), (3, 8), (1, 2), (8, 2)])
+def test_rows_are_split_evenly_and_never_into_nothing(rows: int, threads: int) -> None:
+    seen = []
+
+    def member(inputs, feeds):  # type: ignore[no-untyped-def]
+        seen.append(len(inputs))
+        return np.zeros((len(inputs), 2), np.float32)
+
+    with executor_of([member], threads) as executor:
+        executor.run(np.zeros((rows, 2), np.float32), np.ones((1, rows), bool))
+    assert sum(seen) == rows
+    assert len(seen) == min(rows, threads)
+    assert max(seen) - min(seen) <= 1
+
+
 def test_members_that_want_the_same_rows_get_the_same_array() -> None:
     """So a GPU copies them once."""
     seen = []
