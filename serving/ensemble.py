@@ -229,4 +229,4 @@ def _curve(stored: StoredEnsemble, forced_policy: Policy | None) -> CurveGrid | 
     except NoCurve as error:
         if forced_policy is Policy.CURVE:
             raise StartupError(f"--policy curve: {error}") from error
-        return error
+        return error.with_traceback(None)  # whose frames would keep all of `stored` in memory

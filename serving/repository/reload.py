@@ -18,6 +18,7 @@ from protos.ensemble_pb2 import EnsembleManifest
 from protos.stored_ensemble import StoredEnsemble
 from protos.validate import InvalidEnsemble, IsTrusted
 from serving.errors import LoadFailed, StartupError, UnknownModel
+from serving.networks.memory import give_back
 from serving.repository import folders
 from serving.repository.folders import Fingerprint, Folder
 from serving.repository.loader import Loader
@@ -101,6 +102,8 @@ class Reloader:
                     error = caught
                     self._refuse(slot, seen, str(caught))
                     self._repository.remove(slot.name, slot.version)
+                del stored
+                await asyncio.to_thread(give_back)
             if error is not None and not any(slot.served for slot in self._slots.values()):
                 raise error
 
@@ -192,6 +195,7 @@ class Reloader:
         """Reads and loads beside what is served; or refuses, and nothing changes but the slot's reason."""
         try:
             await self._serve(slot, await asyncio.to_thread(self._read_folder, slot))
+            await asyncio.to_thread(give_back)
         except (InvalidEnsemble, StartupError) as error:
             self._refuse(slot, seen, str(error))
         except Exception:

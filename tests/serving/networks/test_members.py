@@ -1,5 +1,7 @@
 """Members made when they are loaded, and made as they run: the same answers, and what memory holds."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,17 @@ from protos import manifest_file
 from protos.curve import bezier
 from protos.ensemble_pb2 import BEZIER, POLYGONAL_CHAIN, CurvePoint, Member, Term
 from protos.stored_ensemble import StoredEnsemble, Tensors
+from protos.validate import validate
+from serving import ensemble as ensembles
 from serving.errors import StartupError
 from serving.networks import members
-from serving.networks.curve import CurveGrid
+from serving.networks.curve import CurveGrid, NoCurve
 from serving.networks.engines.engine import Engine, Network
 from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.networks.executor import Executor
 from serving.networks.members import Memory
 from serving.networks.skeleton import Skeleton
+from serving.telemetry.metrics import Metrics
 from tests import tiny_ensemble
 from tests.serving.networks.engines.test_onnx_cuda import on_cpu
 
@@ -183,3 +188,14 @@ def test_a_graph_of_an_old_opset_is_refused_where_weights_are_combined(tmp_path:
     stored = write_mixed(tmp_path / "old", opset=12)
     with pytest.raises(StartupError, match="the graph has opset 12; weights can be combined as it runs from"):
         members.load(stored, OnnxCpu(1), Memory.COMPACT)
+
+
+def test_an_ensemble_without_a_curve_keeps_nothing_of_what_was_stored(tiny_directory: Path) -> None:
+    stored = validate(tiny_directory)
+    ensemble = ensembles.load(stored, OnnxCpu(1), Metrics())
+    assert isinstance(ensemble.curve, NoCurve)
+    kept = weakref.ref(stored)
+    del stored
+    gc.collect()
+    assert kept() is None
+    ensemble.close()
