@@ -31,10 +31,6 @@ protos: $(INSTALLED)
 deploy-test: $(INSTALLED) .venv/checkov/.installed
 	$(BIN)/python -m pytest tests/deploy -m "not gpu"
 
-# All that is tested of deploy/. What needs a program of Debian's skips and names it: prometheus, buildah, podman, ….
-deploy-test: $(INSTALLED) .venv/checkov/.installed
-	$(BIN)/python -m pytest tests/deploy -m "not gpu"
-
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.quality --seeds 10 --out runs/quality
 	$(BIN)/python -m benchmarks.training --out runs/training
