@@ -29,6 +29,10 @@ __all__ = ["Answer", "AsyncClient", "Client", "Model", "Tls"]
 
 IN_FLIGHT = 4  # requests of one call at a time: enough to keep a server busy, too few to fill its queue
 ATTEMPTS = 5  # the most that gRPC makes
+# Where a link is cut, nothing says so: what is sent and not acknowledged, or a ping without an answer, for so long ends
+# the connection, and the call is tried elsewhere. No ping without calls, which servers count as an offence.
+KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 15, 5
+RESOLVE_SECONDS = 1  # a name is asked for again no sooner; gRPC's default is 30, too long for new replicas
 LARGEST_RETRIED_BYTES = 2**28  # gRPC keeps a request this large for another attempt; its default is 256 KiB
 
 
@@ -77,6 +81,9 @@ class _Caller:
             ("grpc.per_rpc_retry_buffer_size", LARGEST_RETRIED_BYTES),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_SECONDS),
+            ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
+            ("grpc.dns_min_time_between_resolutions_ms", 1000 * RESOLVE_SECONDS),
             ("grpc.service_config", _service_config(attempts)),
         ]
         if tls is not None and tls.server_name is not None:
