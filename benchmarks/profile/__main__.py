@@ -28,7 +28,7 @@ from benchmarks.serve.peers import Body, oip
 from benchmarks.serve.processes import Tree
 
 SAMPLES_PER_SECOND = 200
-SPY_STARTS_S = 4.0
+SPY_STARTS_S = 8.0
 
 
 def main() -> int:
