@@ -51,8 +51,8 @@ def podman(*arguments: object, check: bool = True) -> str:
 
 def build(name: str, dockerfile: str, target: str | None = None, **arguments: str) -> str:
     """Returns the image's name, localhost/NAME."""
-    base = _base()
-    options = [f"--build-arg={key}={value}" for key, value in {"BASE": base, **arguments}.items()]
+    arguments = {"BASE": base(), **arguments}
+    options = [f"--build-arg={key}={value}" for key, value in arguments.items()]
     options += [f"--volume={path}:{path}:ro" for path in _of_pip()]
     if target is not None:
         options.append(f"--target={target}")
@@ -66,7 +66,7 @@ def build(name: str, dockerfile: str, target: str | None = None, **arguments: st
     return f"localhost/{name}"
 
 
-def _base() -> str:
+def base() -> str:
     """Debian with Python and its venv module: what the Dockerfiles ask of a base."""
     if BASE not in podman("images", "--format={{.Repository}}"):
         with tempfile.TemporaryDirectory() as folder:
