@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 PICTURES_BYTES = 2**24  # room for encoded pictures in a request, which can be larger than the rows they become
 MOST_STREAMS = 4096
+MAX_HEADER_BYTES = 2**14  # of a call
 HANDSHAKE_SECONDS = 3.0  # of TLS and HTTP/2: a socket that never speaks is closed
 
 
@@ -142,6 +143,9 @@ _COMMON = (
     # whosoever they are: a client that took back 20,000 calls at once had its neighbours' calls dropped.
     ("grpc.server.max_pending_requests", 10_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
+    # By default calls with 8 to 16 KiB of headers are refused at random, the more of them the more they have.
+    ("grpc.max_metadata_size", MAX_HEADER_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_HEADER_BYTES),
     ("grpc.so_reuseport", 0),  # or a second server on the same port takes half of the requests
     ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
 )

@@ -86,7 +86,10 @@ ATTACKS: dict[str, tuple[Callable[[str], object], Callable[[Any], bool]]] = {
     "endless headers": (wire.continuation_flood, is_true),
     "settings": (wire.settings_flood, lambda sent: sent > 0),
     "garbage": (wire.garbage, lambda closed: closed == 80),
-    "large header": (wire.large_header, lambda code: code is grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "large headers": (
+        wire.large_headers,
+        lambda codes: codes == [{grpc.StatusCode.NOT_FOUND}, {grpc.StatusCode.RESOURCE_EXHAUSTED}],
+    ),
     "large messages": (wire.large_message, lambda codes: codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}),
     "gzip bomb": (wire.gzip_bomb, lambda status: status == "8"),  # RESOURCE_EXHAUSTED
     "slow messages": (wire.slow_message, lambda nothing: True),
