@@ -26,6 +26,7 @@ from protos.validate import validate
 from serving.errors import StartupError
 from serving.networks import device, members, probe
 from serving.networks.cpu import usable_cpus
+from serving.networks.engines import buckets
 from serving.networks.engines.engine import PRECISIONS, Engine
 from serving.networks.executor import Executor
 from serving.networks.members import Memory
@@ -195,7 +196,7 @@ def measure(
         work(rows)
         return clock() - start
 
-    every = sorted({2**i for i in range(max_rows.bit_length())} | {max_rows})
+    every = buckets.sizes(max_rows)
     longest = seconds / (TURNS * len(works))
     end = clock() + seconds
     sizes: dict[Candidate, list[int]] = {}

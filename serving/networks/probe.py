@@ -16,8 +16,6 @@ logger = logging.getLogger(__name__)
 
 PRECISION_TOLERANCE = 0.02  # of probabilities
 FP32_TOLERANCE = 1e-3  # far above what another order of summation makes of fp32, far below what anybody would see
-
-
 FP32_RUNS = 64  # of rows, by all members together, or one each
 
 
