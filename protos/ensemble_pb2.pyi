@@ -30,7 +30,7 @@ BEZIER: Curve
 POLYGONAL_CHAIN: Curve
 
 class EnsembleManifest(_message.Message):
-    __slots__ = ("format_version", "name", "version", "created", "task", "input", "class_labels", "graph", "weight_sets", "statistics", "members", "temperature", "metrics", "provenance", "parameter_names", "statistic_names", "probe", "cascade", "conformal")
+    __slots__ = ("format_version", "name", "version", "created", "task", "input", "class_labels", "graph", "weight_sets", "statistics", "members", "temperature", "metrics", "provenance", "parameter_names", "statistic_names", "probe", "cascade", "conformal", "robustness")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class EnsembleManifest(_message.Message):
     PROBE_FIELD_NUMBER: _ClassVar[int]
     CASCADE_FIELD_NUMBER: _ClassVar[int]
     CONFORMAL_FIELD_NUMBER: _ClassVar[int]
+    ROBUSTNESS_FIELD_NUMBER: _ClassVar[int]
     format_version: str
     name: str
     version: str
@@ -69,7 +70,8 @@ class EnsembleManifest(_message.Message):
     probe: File
     cascade: Cascade
     conformal: _containers.RepeatedCompositeFieldContainer[Conformal]
-    def __init__(self, format_version: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., class_labels: _Optional[_Iterable[str]] = ..., graph: _Optional[_Union[File, _Mapping]] = ..., weight_sets: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., temperature: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metrics, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_names: _Optional[_Iterable[str]] = ..., statistic_names: _Optional[_Iterable[str]] = ..., probe: _Optional[_Union[File, _Mapping]] = ..., cascade: _Optional[_Union[Cascade, _Mapping]] = ..., conformal: _Optional[_Iterable[_Union[Conformal, _Mapping]]] = ...) -> None: ...
+    robustness: _containers.RepeatedCompositeFieldContainer[Robustness]
+    def __init__(self, format_version: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., class_labels: _Optional[_Iterable[str]] = ..., graph: _Optional[_Union[File, _Mapping]] = ..., weight_sets: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[TensorSet, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., temperature: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Metrics, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_names: _Optional[_Iterable[str]] = ..., statistic_names: _Optional[_Iterable[str]] = ..., probe: _Optional[_Union[File, _Mapping]] = ..., cascade: _Optional[_Union[Cascade, _Mapping]] = ..., conformal: _Optional[_Iterable[_Union[Conformal, _Mapping]]] = ..., robustness: _Optional[_Iterable[_Union[Robustness, _Mapping]]] = ...) -> None: ...
 
 class Input(_message.Message):
     __slots__ = ("name", "datatype", "shape")
@@ -244,6 +246,24 @@ class Metrics(_message.Message):
     ece: float
     ece_bins: int
     def __init__(self, predictor: _Optional[str] = ..., split: _Optional[str] = ..., rows: _Optional[int] = ..., error: _Optional[float] = ..., nll: _Optional[float] = ..., brier: _Optional[float] = ..., ece: _Optional[float] = ..., ece_bins: _Optional[int] = ...) -> None: ...
+
+class Robustness(_message.Message):
+    __slots__ = ("attack", "norm", "epsilon", "rows", "expected_accuracy", "mean_accuracy", "all_members_accuracy")
+    ATTACK_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    MEAN_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ALL_MEMBERS_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    attack: str
+    norm: str
+    epsilon: float
+    rows: int
+    expected_accuracy: float
+    mean_accuracy: float
+    all_members_accuracy: float
+    def __init__(self, attack: _Optional[str] = ..., norm: _Optional[str] = ..., epsilon: _Optional[float] = ..., rows: _Optional[int] = ..., expected_accuracy: _Optional[float] = ..., mean_accuracy: _Optional[float] = ..., all_members_accuracy: _Optional[float] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("config", "seeds", "library_versions", "dataset", "git_commit")

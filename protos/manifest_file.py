@@ -20,7 +20,7 @@ from google.protobuf import json_format
 from protos import staging as staging_names
 from protos.ensemble_pb2 import EnsembleManifest, File, TensorSet
 from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
-from protos.validate import FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, validate
+from protos.validate import FORMAT_MAJOR, FORMAT_MINOR, MANIFEST, check, minor, validate
 
 
 def write(
@@ -96,6 +96,23 @@ def _write(directory: Path, path: str, data: bytes) -> File:
         file.flush()
         os.fsync(file.fileno())
     return File(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def amend(directory: Path, change: Callable[[EnsembleManifest], None]) -> None:
+    """Changes what the manifest of an ensemble says, and no other file. A signature of the old one is void then.
+
+    Raises InvalidEnsemble for what is no ensemble, or would be none, ValueError for one of a newer format, of which
+    fields would be lost; then nothing has changed.
+    """
+    manifest = validate(directory).manifest
+    if minor(manifest) > FORMAT_MINOR:
+        said = f"format version {manifest.format_version}; this program writes {FORMAT_MAJOR}.{FORMAT_MINOR}"
+        raise ValueError(f"'{directory}' has {said}, and would lose what it does not know")
+    change(manifest)
+    manifest.format_version = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
+    data = _to_json(manifest).encode()
+    check(data)
+    staging_names.replace_within(directory, MANIFEST, data)
 
 
 def check_replaceable(directory: Path) -> None:

@@ -3,7 +3,6 @@
 The manifest has the hash of every other file, so its signature covers them all. Needs the extra [sign].
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -40,17 +39,7 @@ def sign(manifest: bytes, private_pem: bytes) -> bytes:
 
 def sign_directory(directory: Path, private_pem: bytes) -> None:
     """Writes `manifest.sig`, in place of one that is there. Raises ValueError, InvalidEnsemble, OSError."""
-    signature = sign(read_manifest(directory), private_pem)
-    beside = staging.name(directory.absolute(), ".sig-")  # in the directory it would be a file too many for a moment
-    try:
-        with beside.open("xb") as file, staging.held(beside):
-            file.write(signature)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(directory / SIGNATURE)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    staging.replace_within(directory, SIGNATURE, sign(read_manifest(directory), private_pem))
 
 
 def trust(public_pem: bytes) -> IsTrusted:

@@ -21,6 +21,22 @@ def name(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}{kind}{secrets.token_hex(4)}")
 
 
+def replace_within(directory: Path, file: str, data: bytes) -> None:
+    """Writes one file of a directory of which every file counts: beside it, since within it would be one too many for a
+    moment, then renamed over the old one. Raises OSError; then nothing has changed.
+    """
+    beside = name(directory.absolute(), ".file-")
+    try:
+        with beside.open("xb") as opened, held(beside):
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        beside.replace(directory / file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Locks a file or folder that is being filled. The kernel lets go of it when the process ends, however it ends."""

@@ -31,7 +31,7 @@ from protos.graph import DATATYPES, Graph, TensorType
 from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-FORMAT_MAJOR, FORMAT_MINOR = 1, 2
+FORMAT_MAJOR, FORMAT_MINOR = 1, 3
 MAX_MANIFEST_BYTES = 64 * 2**20
 READERS = 4  # files that are read, hashed and checked at once
 COEFFICIENT_TOLERANCE = 1e-6
@@ -40,6 +40,7 @@ MAX_COEFFICIENT = 1e3
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 1000  # beyond, quotients of finite logits overflow
 MAX_ROW_BYTES = 2**30
 CONFORMAL_POLICIES = {"mean", "random", "curve", "cascade"}
+NORMS = ("linf", "l2")  # of an attack
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 IDENTIFIER_RULE = "1 to 128 letters, digits, '.', '_' or '-', a letter or digit first"
@@ -67,6 +68,7 @@ class Violation(StrEnum):
     BAD_METRIC = "bad-metric"
     BAD_CASCADE = "bad-cascade"
     BAD_CONFORMAL = "bad-conformal"
+    BAD_ROBUSTNESS = "bad-robustness"
     UNKNOWN_REFERENCE = "unknown-reference"
     BAD_COEFFICIENTS = "bad-coefficients"
     ABSOLUTE_PATH = "absolute-path"
@@ -109,13 +111,12 @@ def validate(directory: Path, is_trusted: IsTrusted | None = None) -> StoredEnse
     data = read_manifest(directory)
     if is_trusted is not None:
         _check_signature(directory, data, is_trusted)
-    manifest = _parse(data)
-    _check_manifest(manifest)
+    manifest = check(data)
     files = [manifest.graph, *(entry.file for entry in (*manifest.weight_sets, *manifest.statistics))]
     if manifest.HasField("probe"):
         files.append(manifest.probe)
     _check_paths(files)
-    _check_listing(directory, {file.path for file in files}, _minor(manifest) > FORMAT_MINOR)
+    _check_listing(directory, {file.path for file in files}, minor(manifest) > FORMAT_MINOR)
 
     graph = _check_graph(_read(directory, manifest.graph), manifest)
     parameters, names = set(manifest.parameter_names), set(manifest.statistic_names)
@@ -132,6 +133,13 @@ def validate(directory: Path, is_trusted: IsTrusted | None = None) -> StoredEnse
         probe,
         hashlib.sha256(data).hexdigest(),
     )
+
+
+def check(data: bytes) -> EnsembleManifest:
+    """A manifest by itself, without the files that it names. Raises InvalidEnsemble."""
+    manifest = _parse(data)
+    _check_manifest(manifest)
+    return manifest
 
 
 def read_manifest(directory: Path) -> bytes:
@@ -172,7 +180,8 @@ def _parse(data: bytes) -> EnsembleManifest:
         raise InvalidEnsemble(Violation.MALFORMED_MANIFEST, f"{MANIFEST}: {error}") from None
 
 
-def _minor(manifest: EnsembleManifest) -> int:
+def minor(manifest: EnsembleManifest) -> int:
+    """Of its format version."""
     return int(manifest.format_version.partition(".")[2])
 
 
@@ -252,6 +261,7 @@ def _check_manifest(manifest: EnsembleManifest) -> None:
     if manifest.HasField("cascade"):
         _check_cascade(manifest)
     _check_conformal(manifest)
+    _check_robustness(manifest)
 
 
 def _check_cascade(manifest: EnsembleManifest) -> None:
@@ -297,6 +307,24 @@ def _check_conformal(manifest: EnsembleManifest) -> None:
         if not all(a <= b for a, b in pairwise([0.0, *thresholds, 1.0])):
             message = f"the conformal thresholds of '{entry.policy}' are {thresholds}; expected none to fall, 0 to 1"
             raise InvalidEnsemble(Violation.BAD_CONFORMAL, message)
+
+
+def _check_robustness(manifest: EnsembleManifest) -> None:
+    for entry in manifest.robustness:
+        shares = (entry.all_members_accuracy, entry.expected_accuracy, entry.mean_accuracy)
+        if not all(0.0 <= share <= 1.0 for share in shares) or not shares[0] <= shares[1] + 1e-9:
+            message = (
+                f"accuracies under '{entry.attack}' are {list(shares)} (all members, expected, of the mean); "
+                f"expected 0 to 1, and of all members no more than the expected one"
+            )
+            raise InvalidEnsemble(Violation.BAD_ROBUSTNESS, message)
+        is_length = math.isfinite(entry.epsilon) and entry.epsilon >= 0.0
+        if not entry.attack or entry.norm not in NORMS or not is_length or not entry.rows:
+            message = (
+                f"an attack is '{entry.attack}' in norm '{entry.norm}' of {entry.epsilon} on {entry.rows} rows; "
+                f"expected a name, {' or '.join(NORMS)}, 0 or more, 1 or more"
+            )
+            raise InvalidEnsemble(Violation.BAD_ROBUSTNESS, message)
 
 
 def _check_terms(member: Member, weight_sets: set[str]) -> None:

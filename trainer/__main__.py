@@ -1,4 +1,4 @@
-"""The command line: `thalweg-train run|evaluate|widths|export|validate|sign|keygen|recipes`."""
+"""The command line: `thalweg-train run|evaluate|attack|widths|export|validate|sign|keygen|recipes`."""
 
 import argparse
 import difflib
@@ -20,6 +20,7 @@ from protos.ensemble_pb2 import NEXT_TOKEN
 from protos.stored_ensemble import StoredEnsemble
 from protos.validate import InvalidEnsemble, validate
 from trainer import evaluation, evaluation_report, pipeline, ranks, signing, standalone, state_dicts
+from trainer.attack import command as attack
 from trainer.config import METHODS, Config, override
 from trainer.errors import InvalidConfig, UserError
 from trainer.evaluation_results import Evaluation, Options
@@ -83,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--ood", default="", metavar="SOURCE",
                          help="rows of another distribution, such as torchvision:FashionMNIST")  # fmt: skip
     measure.set_defaults(command=_evaluate)
+
+    attack.add_parser(commands)
 
     widths = commands.add_parser("widths", help="find curves for networks of several sizes (paper, Figure 3)")
     widths.add_argument("recipe", metavar="RECIPE", help=", ".join(sorted(RECIPES)))
@@ -256,6 +259,9 @@ def _describe(stored: StoredEnsemble) -> None:
         perplexity = f"  perplexity {math.exp(entry.nll):.2f}" if manifest.task == NEXT_TOKEN else ""
         numbers = f"error {100 * entry.error:.2f} %  NLL {entry.nll:.4f}{perplexity}"
         OUT.print(f"{entry.predictor:<12} {entry.split:<12} {numbers}")
+    for under in manifest.robustness:
+        accuracies = f"random {100 * under.expected_accuracy:.2f} %  mean {100 * under.mean_accuracy:.2f} %"
+        OUT.print(f"{under.attack:<28} {under.norm} {under.epsilon:g}  {accuracies}")
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -38,12 +38,12 @@ class Progress:
             yield _Bar(bars, name, epochs)
 
     @contextmanager
-    def counting(self, name: str, count: int) -> Iterator[Callable[[int], None]]:
-        """So many networks to evaluate; to be told how many are done."""
+    def counting(self, name: str, count: int, what: str = "networks") -> Iterator[Callable[[int], None]]:
+        """So many of something to evaluate; to be told how many are done."""
         if not self.console.is_terminal:
             start = time.monotonic()
             yield lambda done: None
-            self.say(f"evaluated={name!r} networks={count} seconds={time.monotonic() - start:.1f}")
+            self.say(f"evaluated={name!r} {what}={count} seconds={time.monotonic() - start:.1f}")
             return
         columns = (
             TextColumn("{task.description:<22}"), BarColumn(bar_width=32), MofNCompleteColumn(), TimeElapsedColumn(),

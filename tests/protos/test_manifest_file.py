@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from protos import manifest_file
+from protos.ensemble_pb2 import EnsembleManifest
 from protos.stored_ensemble import StoredEnsemble
 from protos.validate import InvalidEnsemble, Violation, validate
 from tests import tiny_ensemble
@@ -39,7 +40,7 @@ def test_a_member_is_the_combination_that_its_terms_say(tmp_path: Path) -> None:
 def test_the_manifest_is_canonical_protobuf_json_with_every_field_in_sight(tmp_path: Path) -> None:
     tiny_ensemble.write(tmp_path / "ensemble")
     document = json.loads((tmp_path / "ensemble/manifest.json").read_text())
-    assert document["formatVersion"] == "1.2"
+    assert document["formatVersion"] == "1.3"
     assert document["members"][0]["endpoint"] == {"run": 0, "epoch": 1}
     assert document["graph"]["sizeBytes"] == str((tmp_path / "ensemble/graph.onnx").stat().st_size)
 
@@ -134,3 +135,43 @@ def test_a_writer_killed_at_any_file_leaves_nothing_that_loads(tmp_path: Path, f
     assert done.returncode == -signal.SIGKILL
     assert not target.exists()
     assert all(path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+def test_what_a_manifest_says_can_be_amended_and_nothing_else_changes(tmp_path: Path) -> None:
+    tiny_ensemble.write(tmp_path / "ensemble")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ensemble").rglob("*") if path.is_file()}
+
+    def change(manifest: EnsembleManifest) -> None:
+        manifest.robustness.add(attack="none", norm="l2", rows=9, expected_accuracy=0.5, mean_accuracy=0.6)
+
+    manifest_file.amend(tmp_path / "ensemble", change)
+    assert validate(tmp_path / "ensemble").manifest.robustness[0].mean_accuracy == 0.6
+    after = {path.name: path.read_bytes() for path in (tmp_path / "ensemble").rglob("*") if path.is_file()}
+    assert {name for name in before if before[name] != after[name]} == {"manifest.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["ensemble"]
+
+
+def test_an_amendment_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    tiny_ensemble.write(tmp_path / "ensemble")
+    path = tmp_path / "ensemble" / "manifest.json"
+    before = path.read_bytes()
+
+    def change(manifest: EnsembleManifest) -> None:
+        manifest.temperature = 0.0
+
+    with pytest.raises(InvalidEnsemble, match="bad-temperature"):
+        manifest_file.amend(tmp_path / "ensemble", change)
+    assert path.read_bytes() == before
+    newer = path.read_text().replace('"formatVersion": "1.3"', '"formatVersion": "1.9"')
+    path.write_text(newer)
+    with pytest.raises(ValueError, match=r"format version 1\.9; this program writes 1\.3, and would lose"):
+        manifest_file.amend(tmp_path / "ensemble", lambda manifest: None)
+    assert path.read_text() == newer
+
+
+def test_an_older_directory_gets_the_version_of_what_it_now_says(tmp_path: Path) -> None:
+    tiny_ensemble.write(tmp_path / "ensemble")
+    path = tmp_path / "ensemble" / "manifest.json"
+    path.write_text(path.read_text().replace('"formatVersion": "1.3"', '"formatVersion": "1.2"'))
+    manifest_file.amend(tmp_path / "ensemble", lambda manifest: None)
+    assert validate(tmp_path / "ensemble").manifest.format_version == "1.3"

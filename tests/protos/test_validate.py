@@ -334,6 +334,58 @@ def metric_that_is_no_number(directory: Path, manifest: Manifest) -> None:
     manifest["metrics"][0]["nll"] = "NaN"
 
 
+def robustness(**changes: object) -> list[Manifest]:
+    entry = {
+        "attack": "none",
+        "norm": "linf",
+        "epsilon": 8.0,
+        "rows": 500,
+        "expectedAccuracy": 0.5,
+        "meanAccuracy": 0.6,
+    }
+    return [entry | {"allMembersAccuracy": 0.4} | changes]
+
+
+@case(Violation.BAD_ROBUSTNESS, "accuracies under 'none' are [0.4, 1.5, 0.6]")
+def accuracy_above_1(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(expectedAccuracy=1.5)
+
+
+@case(Violation.BAD_ROBUSTNESS, "accuracies under 'none' are [nan, 0.5, 0.6]")
+def accuracy_that_is_no_number(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(allMembersAccuracy="NaN")
+
+
+@case(Violation.BAD_ROBUSTNESS, "of all members no more than the expected one")
+def more_rows_that_all_members_get_right_than_one(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(allMembersAccuracy=0.55)
+
+
+@case(Violation.BAD_ROBUSTNESS, "an attack is 'none' in norm 'l7' of 8.0 on 500 rows; expected a name, linf or l2")
+def attack_in_an_unknown_norm(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(norm="l7")
+
+
+@case(Violation.BAD_ROBUSTNESS, "in norm 'linf' of -1.0 on 500 rows")
+def attack_of_a_negative_radius(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(epsilon=-1.0)
+
+
+@case(Violation.BAD_ROBUSTNESS, "in norm 'linf' of inf on 500 rows")
+def attack_without_bounds(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(epsilon="Infinity")
+
+
+@case(Violation.BAD_ROBUSTNESS, "on 0 rows; expected a name")
+def attack_on_nothing(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(rows=0)
+
+
+@case(Violation.BAD_ROBUSTNESS, "an attack is '' in norm")
+def attack_without_a_name(directory: Path, manifest: Manifest) -> None:
+    manifest["robustness"] = robustness(attack="")
+
+
 @case(Violation.UNKNOWN_REFERENCE, "uses weight set 'w9', which the manifest does not list")
 def unknown_weight_set(directory: Path, manifest: Manifest) -> None:
     manifest["members"][0]["terms"][0]["weightSet"] = "w9"
@@ -818,7 +870,7 @@ def test_a_newer_minor_version_may_have_files_that_we_do_not_know(directory: Pat
     assert len(validate(directory).manifest.members) == 4
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.3"])
 def test_directories_without_a_probe_load(directory: Path, version: str) -> None:
     manifest = json.loads((directory / "manifest.json").read_text())
     (directory / manifest.pop("probe")["path"]).unlink()

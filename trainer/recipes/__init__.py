@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from trainer.config import Config
+from trainer.recipes.cifar100_robust import cifar100_robust
 from trainer.recipes.digits import digits
 from trainer.recipes.digits_paper import digits_paper
 from trainer.recipes.digits_robust import digits_robust
@@ -14,6 +15,7 @@ from trainer.recipes.paper_vgg16 import paper_vgg16
 from trainer.recipes.paper_wrn28_10 import paper_wrn28_10
 
 RECIPES: dict[str, Callable[[int], Config]] = {
+    "cifar100-robust": cifar100_robust,
     "digits": digits,
     "digits-paper": digits_paper,
     "digits-robust": digits_robust,

@@ -33,3 +33,10 @@ def test_on_digits_fge_and_sse_have_about_equal_budgets() -> None:
     config = RECIPES["digits-paper"](0)
     fge = max(config.fge.start_epochs) + config.fge.epochs
     assert abs(fge - config.sse.cycles * config.sse.cycle_epochs) <= 1
+
+
+@pytest.mark.parametrize("name", ["digits-robust", "cifar100-robust"])
+def test_an_adversary_in_training_can_reach_all_of_its_ball(name: str) -> None:
+    adversary = RECIPES[name](0).adversary
+    assert adversary.norm == "linf"
+    assert adversary.steps * adversary.step_size >= adversary.epsilon + adversary.step_size
