@@ -127,7 +127,7 @@ NOW = [
 TRAFFIC = [
     series(
         "Requests by code",
-        "What requests ended with. RESOURCE_EXHAUSTED: the queue was full.",
+        "What requests ended with. RESOURCE_EXHAUSTED: the queue was full, or a client's budget used up.",
         "reqps",
         (rate("ensemble_requests_total", "code", SERVERS), "{{code}}"),
         stacked=True,
@@ -205,8 +205,8 @@ QUEUE = [
         (rate("ensemble_queue_seconds_sum", "instance"), "{{instance}}"),
     ),
     quarter(
-        "Left the queue unrun",
-        "Full, expired in it, or taken back by the client.",
+        "Refused or left the queue unrun",
+        "Over the client's budget, queue full, expired in it, or taken back by the client.",
         "reqps",
         (rate("ensemble_rejected_total", "reason"), "{{reason}}"),
         stacked=True,
@@ -276,7 +276,6 @@ QUALITY = [
             f" / on () group_left () (sum(rate(ensemble_predicted_rows_total{{{MODELS}}}[$__rate_interval])) > 0)",
             "{{class}}",
         ),
-        width=12,
         stacked=True,
     ),
     series(
@@ -289,7 +288,12 @@ QUALITY = [
             f" - avg_over_time(thalweg:class_share:ratio1h{{{RECORDED}}}[6d] offset 1d))) / 2",
             NAMED,
         ),
-        width=12,
+    ),
+    series(
+        "Rows close to an earlier one",
+        "Of the same client: repeats, or an attack that changes a row a little at a time. No data where it is off.",
+        "rowsps",
+        (rate("ensemble_near_duplicate_rows_total", "model, version"), NAMED),
     ),
 ]
 

@@ -4,6 +4,7 @@ ServingError            INTERNAL            ours; the client learns no more than
 ├── InvalidRequest      INVALID_ARGUMENT    fix the request
 ├── UnknownModel        NOT_FOUND           ask for another name or version
 ├── Overloaded          RESOURCE_EXHAUSTED  back off, retry elsewhere
+├── OverBudget          RESOURCE_EXHAUSTED  come again later; elsewhere does not help
 ├── DeadlineExceeded    DEADLINE_EXCEEDED   allow more time
 ├── NotOffered          UNIMPLEMENTED       ask a server that was started so
 ├── LoadFailed          FAILED_PRECONDITION mend what is on disk
@@ -20,6 +21,7 @@ LONGEST_MESSAGE = 500
 
 class ServingError(Exception):
     code = grpc.StatusCode.INTERNAL
+    retry_after_s: float | None = None  # known to be refused before
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…")
@@ -35,6 +37,14 @@ class UnknownModel(ServingError):
 
 class Overloaded(ServingError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class OverBudget(ServingError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(ServingError):

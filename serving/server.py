@@ -11,9 +11,10 @@ from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from serving import signals
+from serving.budget import Budget
 from serving.decoder import Decoder
 from serving.networks.cpu import usable_cpus
-from serving.ports import reflection, sockets, transport
+from serving.ports import identity, reflection, sockets, transport
 from serving.ports.handlers import handlers
 from serving.repository.control import Control
 from serving.repository.loader import Loader
@@ -59,7 +60,9 @@ async def serve(settings: Settings) -> None:
     decoding_threads = min(settings.threads or usable_cpus(), MOST_DECODING_THREADS)
     decoder = Decoder(settings.max_picture_pixels, decoding_threads, settings.max_queue_rows)
     forced, max_rows = settings.forced_policy, settings.max_batch_rows
-    servicer = InferenceServicer(repository, observer, max_rows, forced, decoder, control)
+    budget = Budget(settings.query_budget_rate, settings.budget_burst) if settings.query_budget_rate else None
+    identify = identity.choose(settings)
+    servicer = InferenceServicer(repository, observer, max_rows, forced, decoder, control, identify, budget)
     server = transport.inference_server(settings, manifests, metrics)
     server.add_generic_rpc_handlers((handlers(servicer),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

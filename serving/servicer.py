@@ -12,10 +12,12 @@ import grpc
 from protos import open_inference_grpc_pb2 as oip
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceServicer
 from serving import description, request, response
+from serving.budget import Budget
 from serving.decoder import Decoder
-from serving.errors import InvalidRequest, NotReady, ServingError
+from serving.errors import InvalidRequest, NotReady, OverBudget, ServingError
 from serving.policy import Policy
 from serving.ports import streaming
+from serving.ports.identity import Identify, anyone
 from serving.repository.control import Control
 from serving.repository.models import Repository, ServedModel
 from serving.telemetry.observation import Observation, Observer
@@ -37,6 +39,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         forced_policy: Policy | None,
         decoder: Decoder,
         control: Control | None = None,
+        identify: Identify = anyone,
+        budget: Budget | None = None,
     ) -> None:
         self._repository = repository
         self._observer = observer
@@ -44,6 +48,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._forced_policy = forced_policy  # no request can undo it
         self._decoder = decoder
         self._control = control or Control(None)
+        self._identify = identify
+        self._budget = budget
         self._ready = False
         self._refusing = False
         self._in_flight = 0
@@ -115,12 +121,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         metadata = dict(context.invocation_metadata() or ())
         try:
             with self._observer.request(name, message.id, metadata, remaining_s) as seen:
-                return await self._infer(message, seen, remaining_s)
+                return await self._infer(message, context, seen, remaining_s)
         finally:
             self._in_flight -= 1
 
     async def _infer(
-        self, message: oip.ModelInferRequest, seen: Observation, remaining_s: float | None
+        self, message: oip.ModelInferRequest, context: Context, seen: Observation, remaining_s: float | None
     ) -> oip.ModelInferResponse:
         if self._refusing:
             raise NotReady("the server is shutting down")
@@ -129,6 +135,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         with model.held():
             parsed = request.parse(message, model.ensemble, self._max_batch_rows, self._forced_policy)
             seen.policy, seen.rows = parsed.choice.policy, parsed.rows
+            client = self._identify(context)
+            self._charge(client, parsed.rows, model)
             limits = [limit for limit in (remaining_s, parsed.timeout_s) if limit is not None]
             deadline = seen.arrived + min(limits) if limits else None
             inputs = parsed.inputs
@@ -136,7 +144,18 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 inputs = await self._decoder.decode(parsed.pictures, model.ensemble.input_shape, deadline)
             seen.stages.append(Stage("input", seen.arrived, time.monotonic(), parsed.rows))
             prediction = await model.batcher.submit(inputs, parsed.choice, deadline, seen.stages, parsed.priority)
+            if model.near_duplicates is not None:
+                model.near_duplicates.observe(client, inputs)
             return response.build(message, parsed, prediction, model.ensemble)
+
+    def _charge(self, client: str, rows: int, model: ServedModel) -> None:
+        """Whatever becomes of the rows after this. Raises OverBudget."""
+        if self._budget is None or not (wait_s := self._budget.take(client, rows)):
+            return
+        model.ensemble.metrics.rejected["over_budget"].inc()
+        raise OverBudget(
+            f"{rows} rows arrived and the client's query budget is used up; {rows} are free in {wait_s:.3f} s", wait_s
+        )
 
     async def ServerLive(self, message: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:  # noqa: N802
         return oip.ServerLiveResponse(live=True)

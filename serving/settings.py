@@ -23,6 +23,7 @@ from serving.policy import Policy
 from serving.telemetry import logs
 
 _DIRECTORY, _CONFIG = "THALWEG_DIRECTORY", "THALWEG_CONFIG"
+IDENTITIES = ("auto", "certificate", "token", "address")
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -63,6 +64,14 @@ class Settings:
     )
     round_probs: int = _setting(-1, "decimals of every number that is answered; -1: full precision")
     labels_only: bool = _setting(False, "answer with labels, and refuse to say more")
+    query_budget_rate: float = _setting(0.0, "rows a second that a client may ask about, in the long run; 0: no limit")
+    query_budget_burst: int = _setting(
+        0, "rows that it may ask about at once, after a pause; 0: those of a minute, and a full batch at least"
+    )
+    near_duplicates: bool = _setting(False, "count rows that are close to an earlier one of the same client")
+    client_identity: str = _setting(
+        "auto", "what tells clients apart for these; auto: certificate with --tls-client-ca, else token", IDENTITIES
+    )
     threads: int = _setting(0, "CPU threads that run members; 0: the CPUs that this process may use")
     max_batch_rows: int = _setting(64, "rows that run at once; a request with more is refused")
     max_queue_rows: int = _setting(1024, "rows that wait; a request beyond is refused at once")
@@ -101,6 +110,17 @@ class Settings:
     def disclosure(self) -> Disclosure:
         return Disclosure(self.round_probs if self.round_probs >= 0 else None, self.labels_only)
 
+    @property
+    def clients_by(self) -> str:
+        """certificate, token or address; empty where nothing tells clients apart."""
+        if self.client_identity != "auto":
+            return self.client_identity
+        return "certificate" if self.tls_client_ca else "token" if self.tokens else ""
+
+    @property
+    def budget_burst(self) -> float:
+        return self.query_budget_burst or max(60 * self.query_budget_rate, self.max_batch_rows)
+
     def __post_init__(self) -> None:
         for name, field in _SETTINGS.items():
             if (choices := field.metadata["choices"]) and getattr(self, name) not in choices:
@@ -111,6 +131,8 @@ class Settings:
             "health_port": (-1, 65535),
             "http_port": (-1, 65535),
             "round_probs": (-1, 7),
+            "query_budget_rate": (0.0, 1e9),
+            "query_budget_burst": (0, 2**31 - 1),
             "threads": (0, 1024),
             "max_batch_rows": (1, 2**20),
             "max_queue_rows": (1, 2**24),
@@ -134,6 +156,23 @@ class Settings:
         if self.max_queue_rows < self.max_batch_rows:
             raise StartupError(
                 f"--max-queue-rows is {self.max_queue_rows}; expected at least --max-batch-rows, {self.max_batch_rows}"
+            )
+        self._check_clients()
+
+    def _check_clients(self) -> None:
+        needed = {"certificate": ("--tls-client-ca", self.tls_client_ca), "token": ("--tokens", self.tokens)}
+        flag, given = needed.get(self.client_identity, ("", "any"))
+        if not given:
+            raise StartupError(f"--client-identity is '{self.client_identity}'; expected {flag} with it")
+        if self.query_budget_rate and not self.clients_by:
+            raise StartupError(
+                "--query-budget-rate needs what tells clients apart; expected --tls-client-ca, --tokens or "
+                "--client-identity address"
+            )
+        if 0 < self.query_budget_burst < self.max_batch_rows:
+            raise StartupError(
+                f"--query-budget-burst is {self.query_budget_burst}; expected at least --max-batch-rows, "
+                f"{self.max_batch_rows}, or a full request could never be answered"
             )
 
 

@@ -1,5 +1,6 @@
 """gRPC's side of the servicer: bytes to messages, and what it raises to a status."""
 
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ from serving.servicer import InferenceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Decode = Callable[[bytes], Any]
+
+PUSHBACK = "grpc-retry-pushback-ms"  # a client whose library tries again by itself waits for so long (gRFC A6)
+MOST_PUSHBACK_MS = 2**31 - 1
 
 
 def handlers(servicer: InferenceServicer) -> grpc.GenericRpcHandler:
@@ -40,7 +44,7 @@ def _single(method: Any, decoded: Decode) -> Any:
         try:
             return await method(decoded(data), context)
         except ServingError as error:
-            await context.abort(error.code, str(error))
+            await context.abort(error.code, str(error), _trailers(error))
 
     return call
 
@@ -51,9 +55,15 @@ def _streaming(method: Any, decoded: Decode) -> Any:
             async for response in method((decoded(data) async for data in requests), context):
                 yield response
         except ServingError as error:
-            await context.abort(error.code, str(error))
+            await context.abort(error.code, str(error), _trailers(error))
 
     return call
+
+
+def _trailers(error: ServingError) -> tuple[tuple[str, str], ...]:
+    if error.retry_after_s is None:
+        return ()
+    return ((PUSHBACK, str(min(math.ceil(1000 * error.retry_after_s), MOST_PUSHBACK_MS))),)
 
 
 def _decoder(message_class: Any, failed: Callable[[], None] | None) -> Decode:

@@ -6,6 +6,7 @@ Optional: `--http-port`, extra `[http]`; Starlette and uvicorn are imported nowh
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import ssl
 import zlib
@@ -25,7 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from protos import open_inference_grpc_pb2 as oip
 from serving.errors import InvalidRequest, ServingError
-from serving.ports import rest_messages
+from serving.ports import identity, rest_messages
 from serving.ports.tokens import Tokens
 from serving.servicer import InferenceServicer
 
@@ -35,6 +36,7 @@ logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it starts and end
 READ_SECONDS = 30.0  # for a body to arrive
 IDLE_SECONDS = 30.0  # a connection that begins no request for so long is closed
 MOST_CONNECTIONS = 1000
+CERTIFICATE = "certificate"  # in the state of a connection: the client's, DER
 LITTLE_BYTES = 2**16
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -56,12 +58,21 @@ class Call:
 
     def __init__(self, request: Request) -> None:
         self._headers = tuple(request.headers.items())
+        self._scope = request.scope
 
     def time_remaining(self) -> None:
         return None  # HTTP knows no deadline; parameter `timeout` does
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self._headers
+
+    def auth_context(self) -> dict[str, tuple[bytes, ...]]:
+        certificate = self._scope["state"].get(CERTIFICATE)
+        return {identity.PEM: (ssl.DER_cert_to_PEM_cert(certificate).encode(),)} if certificate else {}
+
+    def peer(self) -> str:
+        host, port = self._scope["client"]
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 def application(servicer: InferenceServicer, tokens: Tokens | None, max_body_bytes: int) -> Starlette:
@@ -222,13 +233,15 @@ async def _unless_gone(request: Request, answering: Coroutine[Any, Any, Any]) ->
         await asyncio.gather(answer, gone, return_exceptions=True)
 
 
-def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status)
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": message}, status, headers)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)
-    return _error(STATUSES.get(error.code, 500), str(error))
+    wait_s = error.retry_after_s
+    headers = None if wait_s is None else {"Retry-After": str(math.ceil(wait_s))}
+    return _error(STATUSES.get(error.code, 500), str(error), headers)
 
 
 async def _no_such(request: Request, error: Exception) -> Response:
@@ -290,6 +303,8 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if (connection := transport.get_extra_info("ssl_object")) is not None:
+            self.app_state = {**self.app_state, CERTIFICATE: connection.getpeercert(binary_form=True)}
         self.loop.call_later(IDLE_SECONDS, self._close_if_idle, self.cycle)
 
     def _close_if_idle(self, last: object) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,11 +44,11 @@ class Tokens:
     def allow(self, authorization: str | None) -> bool:
         """authorization: the header, `Bearer TOKEN`."""
         self._look()
-        scheme, _, token = (authorization or "").partition(" ")
-        digest = _digest(token.strip())
+        token = bearer(authorization)
+        asked = digest(token)
         # Every token is compared, in a time that tells nothing of it.
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        allowed = scheme.lower() == "bearer" and any(found)
+        found = [hmac.compare_digest(asked, known) for known in self._digests]
+        allowed = bool(token) and any(found)
         if not allowed:
             self._count_refusal()
         return allowed
@@ -76,12 +76,24 @@ class Tokens:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
 
+def header(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """`authorization`. Of several the first, whoever asks: a token that is checked is the one that counts."""
+    first = next((value for name, value in metadata if name == "authorization"), None)
+    return first if isinstance(first, str) else None
+
+
+def bearer(authorization: str | None) -> str:
+    """The token in a header `Bearer TOKEN`; empty if it holds none."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def _digests(path: Path) -> list[bytes]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [_digest(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [digest(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _digest(token: str) -> bytes:
+def digest(token: str) -> bytes:
     """Of one length, whatever the token's."""
     return hashlib.sha256(token.encode()).digest()
 
@@ -106,7 +118,6 @@ class TokenCheck(grpc.aio.ServerInterceptor):
     ) -> Handler:
         if details.method.startswith(HEALTH):
             return await continuation(details)
-        header = next((value for name, value in details.invocation_metadata if name == "authorization"), None)
-        if self._tokens.allow(header if isinstance(header, str) else None):
+        if self._tokens.allow(header(details.invocation_metadata)):
             return await continuation(details)
         return self._refusal

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import math
 
 from protos.stored_ensemble import StoredEnsemble
 from serving import ensemble as ensembles
 from serving.batcher import Batcher
 from serving.ensemble import Ensemble
+from serving.near_duplicates import LEAST_VALUES, NearDuplicates
 from serving.networks import device
 from serving.networks.cpu import usable_cpus
 from serving.networks.members import Memory
@@ -43,7 +45,15 @@ class Loader:
         batcher = Batcher(
             ensemble.execute, settings.max_batch_rows, settings.max_queue_rows, ensemble.metrics, turn=self._turn
         )
-        return ServedModel(ensemble, batcher)
+        return ServedModel(ensemble, batcher, self._near_duplicates(ensemble))
+
+    def _near_duplicates(self, ensemble: Ensemble) -> NearDuplicates | None:
+        if not self._settings.near_duplicates:
+            return None
+        if (values := math.prod(ensemble.input_shape)) < LEAST_VALUES:
+            logger.warning("near duplicates are not counted model=%s values_in_a_row=%d", ensemble.name, values)
+            return None
+        return NearDuplicates(values, ensemble.metrics.near_duplicate_rows)
 
     def _load(self, stored: StoredEnsemble) -> Ensemble:
         engine = self._engine

@@ -8,14 +8,16 @@ from collections.abc import Iterable, Iterator
 from serving.batcher import Batcher
 from serving.ensemble import Ensemble
 from serving.errors import NotReady, UnknownModel
+from serving.near_duplicates import NearDuplicates
 
 
 class ServedModel:
     """An ensemble and its own queue. A request holds it from first to last, and what is replaced closes after that."""
 
-    def __init__(self, ensemble: Ensemble, batcher: Batcher) -> None:
+    def __init__(self, ensemble: Ensemble, batcher: Batcher, near_duplicates: NearDuplicates | None = None) -> None:
         self.ensemble = ensemble
         self.batcher = batcher
+        self.near_duplicates = near_duplicates
         self._holds = 0
         self._unused = asyncio.Event()
         self._unused.set()

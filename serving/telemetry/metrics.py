@@ -2,6 +2,7 @@
 series of a model go when it is unloaded. No series tells which member answered a row.
 """
 
+import functools
 import platform
 import threading
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ CODES = (
 )
 # Answered in no time: among the others they would make a server look the faster, the more it refuses.
 REFUSALS = CODES[1:4] + CODES[5:6]
-REJECTIONS = ("queue_full", "expired", "cancelled")
+REJECTIONS = ("over_budget", "queue_full", "expired", "cancelled")
 LOADS = ("ok", "refused")
 NO_MODEL = NO_POLICY = ""  # of requests that name no model of ours, or were refused before their policy was read
 MODEL = ("model", "version")
@@ -67,6 +68,7 @@ class Metrics:
         self.batch_rows = histogram("batch_rows", "Rows in a batch", ROWS)
         self.rows = counter("rows", "Rows answered")
         self.members_run = counter("members_run", "Rows answered, times members on each")
+        self.near_duplicate_rows = counter("near_duplicate_rows", "Rows close to an earlier one of the same client")
         self.queue_rows = gauge("queue_rows", "Rows waiting now")
         self.queue_limit_rows = gauge("queue_limit_rows", "Rows that may wait; what comes beyond is refused")
         self.info = Info("ensemble_model", "What is served", MODEL, registry=registry)
@@ -154,6 +156,11 @@ class ModelMetrics:
         self.rejected = {reason: metrics.rejected.labels(name, version, reason) for reason in REJECTIONS}
         self.quality = Quality(class_labels)
         self.statistics = Statistics()
+
+    @functools.cached_property
+    def near_duplicate_rows(self) -> Counter:
+        """From now on; no series where nobody looks for them, or 0 would read as none."""
+        return self._metrics.near_duplicate_rows.labels(self.name, self.version)
 
     def close(self) -> None:
         self._metrics.forget(self)

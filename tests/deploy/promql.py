@@ -52,7 +52,7 @@ def _of_selector(selector: promql_parser.VectorSelector, known: Series) -> list[
 def served() -> Series:
     """Of a server with one model."""
     metrics = Metrics()
-    metrics.model("digits", "1", ["0", "1"], members=3)
+    assert metrics.model("digits", "1", ["0", "1"], members=3).near_duplicate_rows is not None
     for state in ("used", "free"):
         metrics.device_memory.labels(state)
     metrics.engine.info({"engine": "onnxruntime", "threads": "2"})

@@ -53,7 +53,7 @@ class Site:
         self.ports = [(free_port(), free_port()) for _ in range(3)]
         self.extra = [
             ("--drain-seconds", "60"),
-            ("--tokens", str(folder / "tokens")),
+            ("--tokens", str(folder / "tokens"), "--near-duplicates"),
             ("--tls-certificate", str(self.certificate), "--tls-key", str(self.key)),
         ]
         for index in range(3):

@@ -27,7 +27,11 @@ needs = {
     )
     for program in ("prometheus", "promtool")
 }
-NOT_HERE = {"ensemble_device_memory_bytes", "ensemble_certificate_expiry_timestamp_seconds"}  # only with a GPU, TLS
+NOT_HERE = {  # only with a GPU, TLS, --near-duplicates
+    "ensemble_device_memory_bytes",
+    "ensemble_certificate_expiry_timestamp_seconds",
+    "ensemble_near_duplicate_rows_total",
+}
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,16 @@ def test_the_directories_too_may_come_from_elsewhere(tmp_path: Path) -> None:
         ({"THALWEG_DRAIN_SECONDS": "nan"}, "--drain-seconds is nan"),
         ({"THALWEG_MAX_BATCH_ROWS": "0"}, "--max-batch-rows is 0; expected 1 to"),
         ({"THALWEG_MAX_QUEUE_ROWS": "8"}, "--max-queue-rows is 8; expected at least --max-batch-rows, 64"),
+        (
+            {"THALWEG_QUERY_BUDGET_RATE": "1"},
+            "--query-budget-rate needs what tells clients apart; expected --tls-client-ca, --tokens or",
+        ),
+        (
+            {"THALWEG_QUERY_BUDGET_RATE": "1", "THALWEG_QUERY_BUDGET_BURST": "63", "THALWEG_TOKENS": "x"},
+            "--query-budget-burst is 63; expected at least --max-batch-rows, 64",
+        ),
+        ({"THALWEG_CLIENT_IDENTITY": "token"}, "--client-identity is 'token'; expected --tokens with it"),
+        ({"THALWEG_CLIENT_IDENTITY": "certificate"}, "expected --tls-client-ca with it"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(environment: dict[str, str], message: str) -> None:
@@ -89,3 +99,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_variables_that_are_no_setting_are_told_with_near_ones() -> None:
     environment = {"THALWEG_GRPC_PROT": "1", "PATH": "x", "THALWEG_DEVICE": "cpu", "THALWEG_CONFIG": "x"}
     assert unknown_variables(environment) == ["THALWEG_GRPC_PROT; did you mean THALWEG_GRPC_PORT?"]
+
+
+def test_a_clients_burst_is_a_minute_or_a_full_batch_unless_it_is_given() -> None:
+    def burst(rate: float, burst: int = 0) -> float:
+        return Settings((Path("x"),), tokens="t", query_budget_rate=rate, query_budget_burst=burst).budget_burst
+
+    assert (burst(0.5), burst(10.0), burst(10.0, 100)) == (64, 600, 100)
