@@ -1,4 +1,4 @@
-"""The command line: `thalweg-train run|evaluate|attack|widths|export|validate|sign|keygen|recipes`."""
+"""The command line: `thalweg-train run|evaluate|attack|shift|widths|export|validate|sign|keygen|recipes`."""
 
 import argparse
 import difflib
@@ -28,6 +28,7 @@ from trainer.pipeline import Outcome
 from trainer.progress import Progress
 from trainer.recipes import RECIPES
 from trainer.scalars import RecordedProgress
+from trainer.shift import command as shift
 from trainer.widths import study
 
 OUT = Console(highlight=False, markup=False)
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.set_defaults(command=_evaluate)
 
     attack.add_parser(commands)
+    shift.add_parser(commands)
 
     widths = commands.add_parser("widths", help="find curves for networks of several sizes (paper, Figure 3)")
     widths.add_argument("recipe", metavar="RECIPE", help=", ".join(sorted(RECIPES)))

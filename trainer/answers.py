@@ -7,7 +7,7 @@ appears by rename: a killed evaluation goes on where it was.
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import safetensors
@@ -26,7 +26,12 @@ class Answers:
     """recalibration: rows for BatchNorm. splits: by name. reduced: those of which only mean NLL and error are kept."""
 
     def __init__(
-        self, folder: Path, network: Network, recalibration: Split, splits: dict[str, Split], reduced: Collection[str]
+        self,
+        folder: Path,
+        network: Network,
+        recalibration: Split,
+        splits: Mapping[str, Split],
+        reduced: Collection[str],
     ) -> None:
         self._folder, self._network, self._reduced = folder, network, reduced
         self._splits = splits

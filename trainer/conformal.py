@@ -42,6 +42,12 @@ def quantile(scores_NK: Tensor, level: float, chances_K: Tensor | None = None) -
     return float(falling[torch.searchsorted(exceeding, may_exceed, right=True)])
 
 
+def prediction_sets(probs: Tensor, threshold: float) -> Tensor:
+    """[N, C] bool, as a server answers them: the classes with 1 − p of at most the threshold, and the likeliest one."""
+    chosen = 1.0 - probs.double() <= threshold
+    return chosen.scatter(1, probs.argmax(1, keepdim=True), True)
+
+
 def to_proto(policy: str, scores_NK: Tensor, chances_K: Tensor | None = None) -> ensemble_pb2.Conformal:
     """The thresholds of a policy at LEVELS; 1, every class, where there are too few rows for one."""
     return ensemble_pb2.Conformal(

@@ -4,7 +4,7 @@ Every number comes from stored answers (answers.py), so a second call computes n
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path as FilePath
@@ -21,21 +21,15 @@ from trainer import (
     planes,
     progression,
     scores,
-    sources,
     trivial,
 )
 from trainer.answers import Answers
-from trainer.config import DataConfig
 from trainer.curve import Curve
-from trainer.data import Split
-from trainer.errors import InvalidConfig
 from trainer.evaluation_results import Evaluation, Options
-from trainer.finished_run import FinishedRun
-from trainer.network import Statistics
+from trainer.finished_run import FinishedRun, StoredPredictor
 from trainer.progress import Progress
 from trainer.scores import Answered
 
-NAMES = {"ind": "independent", "sse": "SSE", "fge": "FGE", "swa": "SWA", "swag": "SWAG"}  # of results.ORDER
 TRIVIAL_ABSENT = "the network is no sequence of linear and convolutional layers, ReLU and pooling (no BatchNorm)"
 
 
@@ -63,7 +57,7 @@ def evaluate(folder: FilePath, options: Options, progress: Progress) -> Outcome:
     Raises UserError for a folder without a finished run, and for rows of another data set that do not fit.
     """
     run = finished_run.load(folder)
-    foreign = {"ood": _foreign(options.ood, run)} if options.ood else {}
+    foreign = {"ood": run.foreign(options.ood)} if options.ood else {}
     out = folder / "evaluation"
     this = _Evaluating(run, options, run.answers(foreign), progress)
     rows = {name: len(split) for name, split in {**run.splits.measured, **foreign}.items()}
@@ -81,19 +75,6 @@ def evaluate(folder: FilePath, options: Options, progress: Progress) -> Outcome:
     atomic_file.write_bytes(numbers, json.dumps(asdict(found), indent=1).encode())
     atomic_file.write_bytes(report, evaluation_report.page(found, pictures).encode())
     return Outcome(found, report, numbers, computed)
-
-
-def _foreign(source: str, run: FinishedRun) -> Split:
-    """The test rows of another data set, or all of one without a test split."""
-    own, mine = run.config.data, run.splits.test.inputs
-    read = sources.read(DataConfig(source=source, root=own.root, image_size=own.image_size))
-    rows = read.test or read.train
-    if rows.inputs.shape[1:] != mine.shape[1:] or rows.inputs.dtype != mine.dtype:
-        raise InvalidConfig(
-            f"--ood '{source}' has rows of {list(rows.inputs.shape[1:])}, {rows.inputs.dtype}; "
-            f"the run's are {list(mine.shape[1:])}, {mine.dtype}"
-        )
-    return Split(rows.inputs, rows.targets)
 
 
 def _paths(this: _Evaluating, found: Evaluation) -> None:
@@ -126,58 +107,43 @@ def _trivial(run: FinishedRun, first: Tensor, last: Tensor) -> trivial.TrivialCu
 
 def _scores(this: _Evaluating, found: Evaluation) -> None:
     """Every ensemble of the run, and ensembles of points of the curve (section 4.3); error over time (Figure 6)."""
-    run, answered = this.run, []
-    epochs = run.config.endpoint.epochs
-    if ends := _ends(run):
-        answered.append(_answered(this, "single network", epochs, [(ends[0], None)]))
-        answered.append(_answered(this, "endpoint pair", 2 * epochs, [(weights, None) for weights in ends[:2]]))
-    for method in (method for method in NAMES if method in run.ensembles):
-        members = run.members(method)
-        networks = [(weights, statistics) for _, weights, statistics in members]
-        answered.append(_answered(this, NAMES[method], run.training_epochs[NAMES[method]], networks))
-        if method in ("fge", "sse"):
-            entries = [entry for entry, *_ in members]
-            logits, targets = answered[-1].logits["test"], run.splits.measured["test"].labels
-            found.progressions.append(progression.of(method, entries, logits, targets, run.config))
+    run = this.run
+    answered = [_answered(this, predictor) for predictor in run.predictors() if predictor.name != "curve"]
+    for entry in answered:
+        if entry.name in ("FGE", "SSE"):
+            method = entry.name.lower()
+            members = list(run.ensembles[method].manifest.members)
+            logits, targets = entry.logits["test"], run.splits.measured["test"].labels
+            found.progressions.append(progression.of(method, members, logits, targets, run.config))
     if "curve" in run.ensembles:
         curve, cost = run.curve(), run.training_epochs["curve"]
         for size in this.options.members:
             answered.append(_points(this, f"curve, {size} points", cost, curve.point, size))
         if (control := _trivial(run, curve.control_points[0], curve.control_points[-1])) is not None:
             size = max(this.options.members) // 2 * 2  # the middle of an odd grid is the origin
-            answered.append(_points(this, f"trivial, {size} points", 2 * epochs, control.point, size))
+            answered.append(
+                _points(this, f"trivial, {size} points", 2 * run.config.endpoint.epochs, control.point, size)
+            )
     independent: list[float] = []
     for entry in answered:
-        if entry.name == NAMES["ind"]:
+        if entry.name == "independent":
             independent = scores.independent_log_likelihoods(entry.logits["test"], run.splits.measured["test"].labels)
     found.scores += [scores.score(entry, run.splits, independent) for entry in answered]
 
 
-def _ends(run: FinishedRun) -> list[Tensor]:
-    """The networks trained apart, the curve's endpoints first; none if only snapshots were kept."""
-    ends = []
-    if "curve" in run.ensembles:
-        points = run.curve().control_points
-        ends = [points[0], points[-1]]
-    if "ind" in run.ensembles:
-        ends += [weights for _, weights, _ in run.members("ind")][len(ends) :]
-    return ends
-
-
 def _points(this: _Evaluating, name: str, cost: int, point: Callable[[float], Tensor], size: int) -> Answered:
-    return _answered(this, name, cost, [(point(t), None) for t in paths.grid(size)])
+    return _answered(this, StoredPredictor(name, cost, [(point(t), None) for t in paths.grid(size)]))
 
 
-def _answered(
-    this: _Evaluating, name: str, cost: int, networks: Sequence[tuple[Tensor, Statistics | None]]
-) -> Answered:
+def _answered(this: _Evaluating, predictor: StoredPredictor) -> Answered:
     splits = ("calibration", "test", *(["ood"] if this.options.ood else []))
-    with this.progress.counting(name, len(networks)) as seen:
+    with this.progress.counting(predictor.name, len(predictor.networks)) as seen:
         given = []
-        for done, (weights, statistics) in enumerate(networks, 1):
+        for done, (weights, statistics) in enumerate(predictor.networks, 1):
             given.append(this.answers.of(weights, splits, statistics))
             seen(done)
-    return Answered(name, cost, {split: torch.stack([answers[split] for answers in given]) for split in splits})
+    logits = {split: torch.stack([answers[split] for answers in given]) for split in splits}
+    return Answered(predictor.name, predictor.training_epochs, logits)
 
 
 def _planes(this: _Evaluating, found: Evaluation) -> int:
@@ -199,7 +165,7 @@ def _planes(this: _Evaluating, found: Evaluation) -> int:
 def _triples(run: FinishedRun) -> list[tuple[str, dict[str, Tensor], list[Tensor]]]:
     """Of each plane: its name, three networks by label, and points of the curve if it lies in the plane."""
     triples: list[tuple[str, dict[str, Tensor], list[Tensor]]] = []
-    ends = _ends(run)
+    ends = run.ends()
     if len(ends) > 2:
         triples.append(("three independent networks", {f"network {k + 1}": ends[k] for k in range(3)}, []))
     elif ends and "fge" in run.ensembles:

@@ -2,17 +2,17 @@
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from trainer.evaluation_results import Evaluation
-from trainer.report import CSS, figure
+from trainer.metrics import Detection
+from trainer.report import WIDE, document, figure, line, table
 
-WIDE = """
-body { max-width: 80rem; } p, li, figcaption { max-width: 60rem; } figure img { max-width: 60rem; width: 100%; }
-.wide { overflow-x: auto; } th { vertical-align: bottom; }
-"""
 METRICS = ("train_loss", "train_error", "test_error", "test_nll")
+DETECTION_SCORES = ("entropy", "mutual information", "energy")  # of scores.Tempered.unfamiliarity
+DETECTION_HEADS = [f"{what}, {score}" for score in DETECTION_SCORES for what in ("AUROC", "FPR95")]
+DETECTION_NOTE = "FPR95: of these rows, taken for own where 95 % of the own ones are. AUROC: higher is better."
 CAPTIONS = {
     "paths": "Error and loss along the curve and the straight segment, BatchNorm recalibrated at every point "
     "(Figure 2; train loss with the L2 term, as in the paper).",
@@ -44,7 +44,7 @@ def page(found: Evaluation, pictures: dict[str, bytes]) -> str:
 everything else is measured on test rows, unless it says train.</p>
 {_path_section(found)}{shown("paths")}
 <h2>Ensembles</h2>
-{_table(*score_table(found))}
+{table(*score_table(found))}
 <p class="note">Lower is better, but for the log-likelihood. <em>Calibrated log-likelihood</em>: nats a row, by
 test-time cross-validation of the mean without temperatures; <em>equivalent</em>: how many independent networks reach
 it. <em>Disagreement</em>: rows with different classes, mean over pairs; beside it, over the mean error of a member.</p>
@@ -57,8 +57,7 @@ it. <em>Disagreement</em>: rows with different classes, mean over pairs; beside 
 <h2>How it was made</h2>
 <pre>{html.escape(json.dumps({"evaluate": asdict(found.options), "run": found.config}, indent=2))}</pre>
 """
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}: evaluation</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}{WIDE}</style></head><body>{body}</body></html>\n'
+    return document(f"{name}: evaluation", body, WIDE)
 
 
 def path_lines(found: Evaluation) -> list[list[str]]:
@@ -119,7 +118,7 @@ def _path_section(found: Evaluation) -> str:
     second = "".join("<th>min</th><th>int</th><th>max</th>" for _ in METRICS)
     return f"""
 <h2>Along the path</h2>
-<div class="wide"><table>{top}</tr><tr>{second}</tr>{"".join(_line(line) for line in lines)}</table></div>
+<div class="wide"><table>{top}</tr><tr>{second}</tr>{"".join(line(cells) for cells in lines)}</table></div>
 <p class="note">As the paper's Table 2, at {len(found.curve.t)} points equally spaced in t. Train loss: cross-entropy
 and the L2 term, ½ · {found.config["sgd"]["weight_decay"]:g} · ‖w‖². Int: the integral by arc length over the length,
 trapezoidal. Length ratio: to the straight segment. Test error of the pair of endpoints:
@@ -130,21 +129,27 @@ def _foreign(found: Evaluation) -> str:
     lines = list(_detections(found))
     if not lines:
         return ""
-    heads = ["predictor", "AUROC, entropy", "FPR95, entropy", "AUROC, mutual information", "FPR95, mutual information"]
+    heads = ["predictor", *DETECTION_HEADS]
     return f"""
 <h3>Rows of {html.escape(found.options.ood)}</h3>
-{_table(heads, lines)}
-<p class="note">How well entropy and mutual information tell {found.rows["ood"]} rows of another data set from the test
-rows. AUROC: higher is better; FPR95: of the foreign rows, taken for own where 95 % of the own ones are.</p>"""
+{table(heads, lines)}
+<p class="note">How well each score tells {found.rows["ood"]} rows of another data set from the test rows.
+{DETECTION_NOTE}</p>"""
 
 
 def _detections(found: Evaluation) -> Iterator[list[str]]:
     for score in found.scores:
-        if score.by_entropy is not None:
-            numbers = [f"{score.by_entropy.auroc:.4f}", f"{score.by_entropy.fpr95:.4f}"]
-            mutual = score.by_mutual_information
-            numbers += [f"{mutual.auroc:.4f}", f"{mutual.fpr95:.4f}"] if mutual else ["–", "–"]
-            yield [score.predictor, *numbers]
+        if score.detections:
+            yield [score.predictor, *detection_cells(score.detections)]
+
+
+def detection_cells(detections: Mapping[str, Detection]) -> list[str]:
+    """Under DETECTION_HEADS; dashes where a predictor has no such score."""
+    cells = []
+    for score in DETECTION_SCORES:
+        found = detections.get(score)
+        cells += ["–", "–"] if found is None else [f"{found.auroc:.4f}", f"{found.fpr95:.4f}"]
+    return cells
 
 
 def _planes(found: Evaluation, pictures: str) -> str:
@@ -161,12 +166,3 @@ rows. Bands are finer towards the lowest value; what lies above the last has one
 
 def _section(title: str, body: str) -> str:
     return f"<h2>{title}</h2>\n{body}" if body else ""
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
-    return f'<div class="wide"><table><tr>{top}</tr>{"".join(_line(line) for line in lines)}</table></div>'
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"

@@ -1,7 +1,7 @@
 """A finished run in memory: its settings, rows and network, and the weights of every ensemble that it exported."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,25 @@ from protos.ensemble_pb2 import Member
 from protos.stored_ensemble import StoredEnsemble, Tensors
 from protos.validate import validate
 from trainer import config as settings
-from trainer import data, pipeline
+from trainer import data, pipeline, sources
 from trainer.answers import Answers
-from trainer.config import Config
+from trainer.config import Config, DataConfig
 from trainer.curve import KINDS, Curve
 from trainer.data import Split, Splits
 from trainer.errors import InvalidConfig
 from trainer.network import Network, Placement, Statistics
+
+# By method, what results.ORDER calls its ensemble.
+NAMES = {"ind": "independent", "sse": "SSE", "fge": "FGE", "swa": "SWA", "swag": "SWAG", "curve": "curve"}
+
+
+@dataclass(frozen=True)
+class StoredPredictor:
+    """Networks whose mean answers: weights [P] of each, and BatchNorm's statistics where they are stored."""
+
+    name: str  # of results.ORDER
+    training_epochs: int
+    networks: list[tuple[Tensor, Statistics | None]]
 
 
 @dataclass(frozen=True)
@@ -53,10 +65,49 @@ class FinishedRun:
         names = ["endpoint-0", *(f"bend-{k}" for k in range(1, point.bends + 1)), "endpoint-1"]
         return Curve(kind, [self.weights("curve", name) for name in names])
 
+    def ends(self) -> list[Tensor]:
+        """The networks trained apart, the curve's endpoints first; none if only snapshots were kept."""
+        ends = []
+        if "curve" in self.ensembles:
+            points = self.curve().control_points
+            ends = [points[0], points[-1]]
+        if "ind" in self.ensembles:
+            ends += [weights for _, weights, _ in self.members("ind")][len(ends) :]
+        return ends
+
+    def predictors(self) -> Iterator[StoredPredictor]:
+        """One network, two, and every ensemble as it is served, in results.ORDER; the weights of one at a time."""
+        epochs = self.config.endpoint.epochs
+        if ends := self.ends():
+            yield StoredPredictor("single network", epochs, [(ends[0], None)])
+            yield StoredPredictor("endpoint pair", 2 * epochs, [(weights, None) for weights in ends[:2]])
+        for method in (method for method in NAMES if method in self.ensembles):
+            networks = [(weights, statistics) for _, weights, statistics in self.members(method)]
+            yield StoredPredictor(NAMES[method], self.training_epochs[NAMES[method]], list(networks))
+
+    def foreign(self, source: str) -> Split:
+        """The test rows of another data set, or all of one without a test split. Raises InvalidConfig: other shapes."""
+        own, mine = self.config.data, self.splits.test.inputs
+        read = sources.read(DataConfig(source=source, root=own.root, image_size=own.image_size))
+        rows = read.test or read.train
+        if rows.inputs.shape[1:] != mine.shape[1:] or rows.inputs.dtype != mine.dtype:
+            raise InvalidConfig(
+                f"--ood '{source}' has rows of {list(rows.inputs.shape[1:])}, {rows.inputs.dtype}; "
+                f"the run's are {list(mine.shape[1:])}, {mine.dtype}"
+            )
+        return Split(rows.inputs, rows.targets)
+
     def answers(self, foreign: Mapping[str, Split] | None = None) -> Answers:
         """Of the run's networks, kept in its folder. foreign: splits beside the run's own."""
-        splits = {**self.splits.measured, **(foreign or {})}
-        return Answers(self.folder / "evaluation" / "answers", self.network, self.splits.train, splits, ("train",))
+        return self._answers(".", {**self.splits.measured, **(foreign or {})}, reduced=("train",))
+
+    def answers_apart(self, name: str, splits: Mapping[str, Split]) -> Answers:
+        """Of the run's networks on these splits alone, in a folder of that name beside the others'."""
+        return self._answers(name, splits)
+
+    def _answers(self, place: str, splits: Mapping[str, Split], reduced: Collection[str] = ()) -> Answers:
+        folder = self.folder / "evaluation" / "answers" / place
+        return Answers(folder, self.network, self.splits.train, splits, reduced)
 
     def _flat(self, tensors: Tensors) -> Tensor:
         try:

@@ -49,7 +49,8 @@ def calibration_error(probs: Tensor, targets: Tensor, bins: int = CALIBRATION_BI
     confidence, predicted = probs.double().max(1)
     right = (predicted == targets).double()
     count = min(bins, len(targets))
-    greatest = confidence.sort().values[[len(targets) * (b + 1) // count - 1 for b in range(count)]]
+    last = [len(part) for part in torch.arange(len(targets)).tensor_split(count)]
+    greatest = confidence.sort().values[torch.tensor(last).cumsum(0) - 1]
     index = torch.searchsorted(greatest, confidence)
     found, squared = [], 0.0
     for b in index.unique():
@@ -153,6 +154,14 @@ def mutual_information(probs_MNC: Tensor) -> Tensor:
     return entropy(probs_MNC.double().mean(0)) - entropy(probs_MNC).mean(0)
 
 
+def energy(logits_MNC: Tensor) -> Tensor:
+    """[N]: the mean over members of −log Σ_c exp z_c, as a server answers it; no temperatures.
+
+    Higher for what looks unfamiliar. Liu et al. 2020, equation 4 with T = 1.
+    """
+    return -torch.logsumexp(logits_MNC.double(), dim=-1).mean(0)
+
+
 @dataclass(frozen=True)
 class Detection:
     """How well a score tells rows of another distribution from the data's own."""
@@ -164,9 +173,35 @@ class Detection:
 def detection(own: Tensor, foreign: Tensor) -> Detection:
     """own [N], foreign [K]: a score that is higher for what looks foreign, of the test split and of another data set.
 
-    Any score: `entropy(probs)`, `mutual_information(probs_MNC)`, `-probs.max(1).values`. The positive class of FPR95
+    Any score: `entropy(probs)`, `mutual_information(probs_MNC)`, `energy(logits_MNC)`. The positive class of FPR95
     is the data's own, as in Liang, Li, Srikant 2018.
     """
     is_own = torch.cat([torch.ones(len(own)), torch.zeros(len(foreign))])
     fpr, tpr, _ = roc_curve(is_own.numpy(), -torch.cat([own, foreign]).double().numpy(), drop_intermediate=False)
     return Detection(float(auc(fpr, tpr)), float(fpr[(tpr >= 0.95).argmax()]))
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """What a predictor that may abstain gets wrong: of the surest 1, 2, …, N rows, [N] float64."""
+
+    coverage: Tensor  # share of all rows
+    risk: Tensor  # share of these that are wrong
+
+    @property
+    def area(self) -> float:
+        """AURC, the mean risk (Geifman, Uziel, El-Yaniv 2019); where confidence says nothing, the error."""
+        return float(self.risk.mean())
+
+
+def risk_coverage(confidence: Tensor, wrong: Tensor) -> RiskCoverage:
+    """confidence [N]: higher is surer; wrong [N], bool. El-Yaniv, Wiener 2010.
+
+    Rows of equal confidence are taken in random order: what is expected over all of them.
+    """
+    falling, order = confidence.double().sort(descending=True)
+    _, group, rows = falling.unique_consecutive(return_inverse=True, return_counts=True)
+    errors = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, group, wrong[order].double())
+    expected = (errors / rows)[group].cumsum(0)
+    surest = torch.arange(1, len(confidence) + 1, dtype=torch.float64)
+    return RiskCoverage(surest / len(confidence), expected / surest)

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import atomic_file, figures
@@ -19,6 +20,11 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1
 th, td { padding: .35rem .9rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 td.best { font-weight: 700; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .85rem; }
+"""
+# For pages whose tables are wider than text should be.
+WIDE = """
+body { max-width: 80rem; } p, li, figcaption { max-width: 60rem; } figure img { max-width: 60rem; width: 100%; }
+.wide { overflow-x: auto; } th { vertical-align: bottom; }
 """
 
 
@@ -59,8 +65,7 @@ the training that a predictor needed from scratch, the pictures' evaluations not
 Seconds: {html.escape(", ".join(f"{k} {v:.1f}" for k, v in results.seconds.items()))}.</p>
 <pre>{html.escape(json.dumps(config, indent=2))}</pre>
 """
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head><body>{body}</body></html>\n'
+    return document(name, body)
 
 
 def _curve(results: Results, pictures: dict[str, bytes]) -> str:
@@ -120,3 +125,20 @@ def figure(png: bytes, caption: str) -> str:
     data = base64.b64encode(png).decode()
     alt = html.escape(caption, quote=True)
     return f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
+
+
+def document(title: str, body: str, css: str = "") -> str:
+    """A page in one file. title: escaped already."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}{css}</style></head><body>{body}</body></html>\n'
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Of text, the first column to the left."""
+    top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
+    return f'<div class="wide"><table><tr>{top}</tr>{"".join(line(cells) for cells in lines)}</table></div>'
+
+
+def line(cells: Sequence[str]) -> str:
+    """Of a table."""
+    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"

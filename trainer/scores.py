@@ -21,6 +21,34 @@ class Answered:
     logits: dict[str, Tensor]
 
 
+class Tempered:
+    """A predictor as it is served: its temperatures are what `member.finish` and `member.assemble` fit.
+
+    calibration_MNC: the members' logits; targets [N].
+    """
+
+    def __init__(self, calibration_MNC: Tensor, targets: Tensor) -> None:
+        self.temperatures = temperature.fit_all(calibration_MNC, targets)
+        self.pooled = temperature.fit_pooled(calibration_MNC, self.temperatures, targets)
+
+    def probs(self, logits_MNC: Tensor) -> Tensor:
+        """[N, C] float64: the answers."""
+        return temperature.pool(logits_MNC, self.temperatures, self.pooled)
+
+    def unfamiliarity(self, logits_MNC: Tensor) -> dict[str, Tensor]:
+        """By name, how unfamiliar a server says that rows look: [N] each. A single member knows no disagreement."""
+        found = {"entropy": metrics.entropy(self.probs(logits_MNC)), "energy": metrics.energy(logits_MNC)}
+        if len(logits_MNC) > 1:
+            member_probs = torch.softmax(logits_MNC.double() / self.temperatures[:, None, None], -1)
+            found["mutual information"] = metrics.mutual_information(member_probs)
+        return found
+
+
+def detections(own: dict[str, Tensor], foreign: dict[str, Tensor]) -> dict[str, Detection]:
+    """By the name of a score of `Tempered.unfamiliarity`."""
+    return {name: metrics.detection(own[name], foreign[name]) for name in own}
+
+
 @dataclass(frozen=True)
 class Score:
     """On the test split. Tempered: by each member's temperature and the pooled one, as a server answers."""
@@ -37,28 +65,19 @@ class Score:
     mean_disagreement: float
     normalised_disagreement: float  # over the members' mean error
     jensen_shannon: float  # mean over pairs, nats, tempered
-    by_entropy: Detection | None  # of rows of another data set; None if there is none
-    by_mutual_information: Detection | None
+    detections: dict[str, Detection]  # of rows of another data set, by score; empty if there is none
 
 
 def score(answered: Answered, splits: Splits, independent: Sequence[float]) -> Score:
     """independent: calibrated log-likelihoods of 1, 2, … independent networks; empty if there are none."""
     test, targets = answered.logits["test"], splits.measured["test"].labels
     members = len(test)
-    temperatures, pooled = _temperatures(answered.logits["calibration"], splits.calibration.labels)
+    tempered = Tempered(answered.logits["calibration"], splits.calibration.labels)
     untempered = temperature.pool(test, torch.ones(members))
-    probs = temperature.pool(test, temperatures, pooled)
-    diversity = metrics.diversity(test.double() / temperatures[:, None, None], targets)
+    probs = tempered.probs(test)
+    diversity = metrics.diversity(test.double() / tempered.temperatures[:, None, None], targets)
     log_likelihood = metrics.calibrated_log_likelihood(untempered, targets)
-    detection: list[Detection | None] = [None, None]
-    if (foreign := answered.logits.get("ood")) is not None:
-        own_MNC, foreign_MNC = (torch.softmax(x.double() / temperatures[:, None, None], -1) for x in (test, foreign))
-        foreign_probs = temperature.pool(foreign, temperatures, pooled)
-        detection[0] = metrics.detection(metrics.entropy(probs), metrics.entropy(foreign_probs))
-        if members > 1:
-            detection[1] = metrics.detection(
-                metrics.mutual_information(own_MNC), metrics.mutual_information(foreign_MNC)
-            )
+    foreign = answered.logits.get("ood")
     return Score(
         predictor=answered.name,
         members=members,
@@ -72,8 +91,9 @@ def score(answered: Answered, splits: Splits, independent: Sequence[float]) -> S
         mean_disagreement=diversity.mean_disagreement,
         normalised_disagreement=diversity.normalised_disagreement,
         jensen_shannon=float(diversity.jensen_shannon.sum()) / max(members * (members - 1), 1),
-        by_entropy=detection[0],
-        by_mutual_information=detection[1],
+        detections=(
+            {} if foreign is None else detections(tempered.unfamiliarity(test), tempered.unfamiliarity(foreign))
+        ),
     )
 
 
@@ -92,9 +112,3 @@ def independent_log_likelihoods(logits_MNC: Tensor, targets: Tensor) -> list[flo
         ]
         found.append(sum(values) / len(values))
     return found
-
-
-def _temperatures(calibration_MNC: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """Each member's, and that of their pooled mean: as `member.finish` and `member.assemble` fit them."""
-    temperatures = temperature.fit_all(calibration_MNC, targets)
-    return temperatures, temperature.fit_pooled(calibration_MNC, temperatures, targets)

@@ -130,11 +130,10 @@ def test_rows_of_another_data_set_are_told_from_the_test_rows(evaluated: Outcome
     assert mixed.evaluation.rows["ood"] == 60
     assert 0 < mixed.computed < 40  # the members, on these rows alone
     for own, foreign in zip(same.evaluation.scores, mixed.evaluation.scores, strict=True):
-        assert own.by_entropy is not None
-        assert own.by_entropy.auroc == pytest.approx(0.5, abs=1e-3)
-        assert foreign.by_entropy is not None
-        assert foreign.by_entropy.auroc > 0.6
-        assert (foreign.by_mutual_information is None) == (foreign.members == 1)
+        assert own.detections["entropy"].auroc == pytest.approx(0.5, abs=1e-3)
+        assert foreign.detections["entropy"].auroc > 0.6
+        assert "energy" in foreign.detections
+        assert ("mutual information" in foreign.detections) == (foreign.members > 1)
     assert "AUROC" in mixed.report.read_text()
     with pytest.raises(InvalidConfig, match=r"has rows of \[1, 9, 9\], torch.float32; the run's are \[1, 8, 8\]"):
         evaluate("large")

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from itertools import pairwise, permutations
 from statistics import mean
 
 import pytest
@@ -147,3 +148,31 @@ def test_what_scores_apart_is_detected_without_a_mistake_and_the_same_not_at_all
     own = torch.arange(20.0)
     assert metrics.detection(own, own + 100) == metrics.Detection(1.0, 0.0)
     assert metrics.detection(own, own) == metrics.Detection(0.5, 0.95)
+
+
+def test_risk_of_a_confidence_that_knows_every_mistake_has_a_closed_form() -> None:
+    """N rows, the last E in order of confidence wrong: k mistakes among the surest N − E + k."""
+    rows, errors = 40, 7
+    wrong = torch.arange(rows) >= rows - errors
+    found = metrics.risk_coverage(torch.linspace(1, 0, rows), wrong)
+    assert found.area == pytest.approx(sum(k / (rows - errors + k) for k in range(1, errors + 1)) / rows)
+    assert found.coverage.tolist() == pytest.approx([(i + 1) / rows for i in range(rows)])
+    reverse = metrics.risk_coverage(torch.linspace(0, 1, rows), wrong)
+    assert reverse.area == pytest.approx((errors + sum(errors / n for n in range(errors + 1, rows + 1))) / rows)
+    assert float(found.risk[-1]) == pytest.approx(errors / rows)
+
+
+def test_a_confidence_that_says_nothing_risks_the_error_at_every_coverage() -> None:
+    found = metrics.risk_coverage(torch.full((30,), 0.7), torch.arange(30) < 6)
+    assert found.risk.tolist() == pytest.approx([0.2] * 30)
+    assert found.area == pytest.approx(0.2)
+    assert metrics.risk_coverage(torch.ones(1), torch.tensor([True])).area == 1.0
+
+
+def test_risk_of_equal_confidences_is_the_mean_over_all_their_orders() -> None:
+    confidence = torch.tensor([0.5, 0.9, 0.5, 0.2, 0.5, 0.9])
+    wrong = torch.tensor([True, False, False, True, False, True])
+    orders = [order for order in permutations(range(6)) if all(a >= b for a, b in pairwise(confidence[list(order)]))]
+    assert len(orders) == 2 * 6
+    risks = [wrong[list(order)].double().cumsum(0) / torch.arange(1, 7) for order in orders]
+    torch.testing.assert_close(metrics.risk_coverage(confidence, wrong).risk, torch.stack(risks).mean(0))

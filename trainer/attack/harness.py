@@ -20,8 +20,7 @@ from trainer.attack.results import CLEAN, WORST, Found, Line, Options, Predictor
 from trainer.attack.store import Store, digest
 from trainer.attack.white_box import Attack
 from trainer.errors import InvalidConfig
-from trainer.evaluation import NAMES
-from trainer.finished_run import FinishedRun
+from trainer.finished_run import NAMES, FinishedRun
 from trainer.progress import Progress
 
 ONE = "one network"

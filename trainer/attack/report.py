@@ -8,8 +8,7 @@ from dataclasses import asdict
 from trainer.attack.results import Check, Found
 from trainer.attack.scores import CONFIDENCE
 from trainer.attack.table import cells, heads
-from trainer.evaluation_report import WIDE
-from trainer.report import CSS, figure
+from trainer.report import CSS, WIDE, figure
 
 MARKS = "tr.failed td { background: #fff0e6; font-weight: 600; }"
 NORMS = {"linf": "L∞", "l2": "L2"}

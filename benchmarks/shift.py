@@ -1,0 +1,233 @@
+"""How do ensembles fare on rows unlike those they learnt from? Against one network, and each other at equal budgets.
+
+Independent networks, FGE, SWAG and a curve train for the same number of epochs. Every seed is one run of the trainer,
+measured as `thalweg-train shift` measures it: corrupted test rows, and where there is one another data set. Runs that
+are there are not run again. Prints a table last; --record and --picture write what is committed.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.record import spread, write_record
+from benchmarks.reproduce import experiment
+from trainer import atomic_file
+from trainer.config import override
+from trainer.evaluation_report import DETECTION_SCORES
+from trainer.figures import COLOURS, png
+from trainer.recipes import RECIPES
+from trainer.shift.results import METRICS, Measured, Options, Shifted, UnderShift
+from trainer.shift.study import study
+
+
+@dataclass(frozen=True)
+class Setting:
+    recipe: str
+    sets: Sequence[str]
+    rows: int  # of test rows and of the other data set
+    ood: Sequence[str] = ()
+
+
+ALL = 'methods=["ind","fge","swag","curve"]'
+SETTINGS = {
+    # 200 epochs each: ten networks; four runs of FGE of 15 + 35; two ends and a curve of 160.
+    "digits": Setting(
+        "digits",
+        [
+            ALL,
+            "ind.runs=10",
+            "fge.runs=4",
+            "fge.epochs=35",
+            "fge.trace_every=0",
+            "fge.swag_samples=6",
+            "curve.epochs=160",
+            "curve.members=11",
+            "curve.grid=11",
+        ],
+        rows=600,
+    ),
+    # 80 epochs each: four networks; four runs of FGE of 15 + 5; two ends and a curve of 40.
+    "fashion": Setting(
+        "images",
+        [
+            ALL,
+            "threads=1",
+            "data.source=torchvision:FashionMNIST",
+            "data.train_rows=4000",
+            "data.calibration_rows=1000",
+            "data.evaluation_rows=1000",
+            "data.augment=none",
+            "model.factory=trainer.models.small_conv:small_conv",
+            "model.options={}",
+            "sgd.batch_size=50",
+            "endpoint.epochs=20",
+            "ind.runs=4",
+            "fge.start_epochs=[15]",
+            "fge.epochs=5",
+            "fge.cycle_epochs=1",
+            "fge.runs=4",
+            "fge.swag_samples=5",
+            "curve.epochs=40",
+            "curve.members=11",
+            "curve.grid=11",
+        ],
+        rows=600,
+        ood=("torchvision:MNIST",),
+    ),
+}
+PREDICTORS = ("single network", "independent", "FGE", "SWAG", "curve")
+PLOTTED = ("error", "nll", "calibration", "coverage")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(SETTINGS), help="one of the settings (default: all)")
+    parser.add_argument("--root", default="data", help="where torchvision keeps data sets")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other setting")
+    parser.add_argument("--rows", type=int, help="fewer rows, for a trial")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/shift"))
+    parser.add_argument("--picture", type=Path, help="PNG of what grows with severity")
+    parser.add_argument("--record", type=Path, help="folder for the committed record, such as benchmarks/records/X")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)  # arrays of a few thousand rows are too small to share
+    found: dict[str, dict[int, list[UnderShift]]] = {}
+    tables = []
+    for name in [options.only] if options.only else SETTINGS:
+        found[name] = {
+            seed: measured(name, seed, options).predictors
+            for seed in range(options.first_seed, options.first_seed + options.seeds)
+        }
+        tables.append("\n".join(table(name, found[name])))
+        print(f"\n{tables[-1]}", flush=True)
+    if options.picture:
+        atomic_file.write_bytes(options.picture, picture(found))
+    if options.record:
+        kept = {
+            name: {seed: [kept_of(e) for e in entries] for seed, entries in by.items()} for name, by in found.items()
+        }
+        write_record(
+            options.record, "benchmarks.shift", "\n\n".join(tables),
+            settings={name: asdict(setting) for name, setting in SETTINGS.items()}, found=kept,
+        )  # fmt: skip
+    return 0
+
+
+def measured(name: str, seed: int, options: argparse.Namespace) -> Shifted:
+    """Trains where that was not done, and measures from stored answers."""
+    setting = SETTINGS[name]
+    config = override(RECIPES[setting.recipe](seed), [*setting.sets, f"data.root={options.root}", *options.set])
+    folder = experiment.run(config, options.out / name / f"seed-{seed}")
+    return study(folder, Options(setting.ood, options.rows or setting.rows), experiment.PROGRESS).found
+
+
+def of(entries: Sequence[UnderShift], predictor: str) -> UnderShift:
+    return next(entry for entry in entries if entry.predictor == predictor)
+
+
+def table(name: str, found: dict[int, list[UnderShift]]) -> list[str]:
+    """Clean, then corrupted; each the mean and spread over seeds."""
+    lines = [f"**{name}**, {len(found)} seeds"]
+    parts: list[tuple[str, Callable[[UnderShift, Callable[[Measured], float]], float]]] = [
+        ("clean", lambda entry, metric: metric(entry.clean)),
+        ("corrupted, mean over kinds and severities", lambda entry, metric: entry.corrupted_mean(metric)),
+        ("corrupted, severity 5", lambda entry, metric: entry.by_severity(metric)[-1]),
+    ]
+    for part, value in parts:
+        heads = [
+            f"{part}",
+            "networks",
+            "epochs",
+            *(metric.title for metric in METRICS.values()),
+            "lower NLL than one network",
+            "than independent",
+        ]
+        lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+        for predictor in PREDICTORS:
+            mine = [of(entries, predictor) for entries in found.values()]
+            cells = [predictor, str(mine[0].members), str(mine[0].training_epochs)]
+            cells += [spread([value(entry, m.of) for entry in mine], m.digits) for m in METRICS.values()]
+            nll = METRICS["nll"].of
+            for other in ("single network", "independent"):
+                wins = sum(value(of(e, predictor), nll) < value(of(e, other), nll) for e in found.values())
+                cells.append("" if other == predictor else f"{wins} of {len(found)}")
+            lines.append(f"| {' | '.join(cells)} |")
+    for source in SETTINGS[name].ood:
+        lines += ["", *foreign_table(source, found)]
+    return lines
+
+
+def foreign_table(source: str, found: dict[int, list[UnderShift]]) -> list[str]:
+    columns = [(score, what) for score in DETECTION_SCORES for what in ("auroc", "fpr95")]
+    heads = [f"rows of {source}", *(f"{what.upper()}, {score}" for score, what in columns)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for predictor in PREDICTORS:
+        mine = [of(entries, predictor).foreign[source] for entries in found.values()]
+        cells = [
+            spread([getattr(detections[score], what) for detections in mine], 3) if score in mine[0] else ""
+            for score, what in columns
+        ]
+        lines.append(f"| {predictor} | {' | '.join(cells)} |")
+    return lines
+
+
+def kept_of(entry: UnderShift) -> dict[str, Any]:
+    """What the record has of a predictor: means over kinds by severity, NLL and error by kind."""
+    return {
+        "predictor": entry.predictor,
+        "members": entry.members,
+        "training_epochs": entry.training_epochs,
+        "threshold": entry.threshold,
+        "by_severity": {name: rounded(entry.by_severity(metric.of)) for name, metric in METRICS.items()},
+        "nll_by_kind": {
+            kind: rounded([m.quality.nll for m in severities]) for kind, severities in entry.corrupted.items()
+        },
+        "error_by_kind": {
+            kind: rounded([m.quality.error for m in severities]) for kind, severities in entry.corrupted.items()
+        },
+        "foreign": {source: {name: asdict(d) for name, d in by.items()} for source, by in entry.foreign.items()},
+    }
+
+
+def rounded(values: Sequence[float]) -> str:
+    """On one line of the record."""
+    return " ".join(f"{value:.5f}" for value in values)
+
+
+def picture(found: dict[str, dict[int, list[UnderShift]]]) -> bytes:
+    """By severity, mean over kinds and seeds; bars are standard deviations over seeds."""
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(len(found), len(PLOTTED), squeeze=False)
+        for line, (name, by_seed) in zip(grid, found.items(), strict=True):
+            for axis, plotted in zip(line, PLOTTED, strict=True):
+                metric = METRICS[plotted]
+                for predictor in PREDICTORS:
+                    values = [of(entries, predictor).by_severity(metric.of) for entries in by_seed.values()]
+                    columns = list(zip(*values, strict=True))
+                    error = [stdev(column) for column in columns] if len(values) > 1 else None
+                    axis.errorbar(
+                        range(len(columns)), [fmean(column) for column in columns], error, fmt="o-",
+                        color=COLOURS[predictor], markersize=3, linewidth=1.4, elinewidth=0.8, label=predictor,
+                    )  # fmt: skip
+                axis.set_title(metric.title)
+            line[0].set_ylabel(name)
+            line[PLOTTED.index("coverage")].axhline(90, color="#888888", linewidth=1, linestyle="--")
+        figure.supxlabel("severity; 0: clean", fontsize=10)
+        handles = grid[0][0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=len(PREDICTORS), fontsize=9)
+
+    return png(draw, (11.0, 0.8 + 2.6 * len(found)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
