@@ -18,7 +18,7 @@ OUT = Console(highlight=False, markup=False)
 
 def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
-        "attack", help="attack an exported ensemble: accuracy under white-box attacks, with checks of the attacks"
+        "attack", help="attack an exported ensemble, with its weights and without, with checks of the attacks"
     )
     parser.add_argument("directory", type=Path, help="an ensemble directory in the folder of its finished run")
     parser.add_argument("--norm", choices=("linf", "l2"), default=Options.norm, help="default: %(default)s")
@@ -39,15 +39,30 @@ def add_parser(commands: Any) -> None:
         ("apgd-steps", "of APGD"),
         ("apgd-targets", "classes that APGD-T aims at, the likeliest wrong ones"),
         ("radius-steps", "of PGD at each other radius"),
+        ("transfer-steps", "of PGD on a network that an outsider may have"),
     ):
         default = getattr(Options, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
+    parser.add_argument("--queries", type=int, nargs="*", default=Options.queries, metavar="N",
+                        help="of each row, for Square; no number: nobody asks (default: 1000 5000)")  # fmt: skip
+    parser.add_argument("--repeat", type=int, nargs="+", default=Options.repeat, metavar="N",
+                        help="how often each point is asked about, by policy random (default: 1 5 12 24)")  # fmt: skip
+    parser.add_argument("--answers", default=Options.answers, metavar="KIND",
+                        help="full, labels or rounded:N, as of --round-probs N (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--outsider", default=Options.outsider, metavar="RUN",
+                        help="another run, whose first network examples are made on (default: one of method ind that "
+                             "no other method starts from)")  # fmt: skip
+    parser.add_argument("--through", default=Options.through, metavar="HOST:PORT",
+                        help="a live server of the ensemble, to be asked as any client may")  # fmt: skip
+    parser.add_argument("--token-file", default=Options.token_file, metavar="FILE", help="a bearer token for it")
+    parser.add_argument("--tls-authorities", default=Options.tls_authorities, metavar="PEM",
+                        help="the connection is encrypted; these say who it is")  # fmt: skip
     parser.set_defaults(command=_attack)
 
 
 def _attack(options: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
-    for name in ("attacks", "against"):
+    for name in ("attacks", "against", "queries", "repeat"):
         given[name] = None if given[name] is None else tuple(given[name])
     outcome = harness.attack(options.directory, Options(**given), Progress())
     found = outcome.found

@@ -94,7 +94,7 @@ def _radii(radii: list[Radius]) -> bytes:
         axis.set_xlabel("radius, in units of the raw rows")
         axis.set_title("accuracy under a short PGD, %")
         axis.set_ylim(-2, 102)
-        axis.legend(fontsize=9)
+        axis.legend(loc="upper right", fontsize=9)
 
     return png(draw, (7.4, 3.4))
 
@@ -106,6 +106,6 @@ def _along(along: Along) -> bytes:
         axis.plot(along.s, along.random, "o--", color=SEGMENT, label="as far in a random direction")
         axis.set_xlabel("share of the way")
         axis.set_title("expected loss, mean over rows, nats")
-        axis.legend(fontsize=9)
+        axis.legend(loc="upper left", fontsize=9)
 
     return png(draw, (7.4, 3.0))

@@ -1,6 +1,7 @@
 """Attacks an exported ensemble, one network and an ensemble beside it, and says what was found: start reading here.
 
-    clean ─ white_box (pgd, arc, apgd) ─ worst of them for each row ─ masking, checks ─ report ─ summary in the manifest
+    clean ─ white_box (pgd, arc, apgd) ─ worst of them for each row ─ black_box (transfer, square, repeat,
+      a live server) ─ masking, checks ─ report ─ summary in the manifest
 
 Adversarial rows are stored as each attack ends (store.py), so a second call computes nothing, and a killed one goes on.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from trainer import atomic_file, finished_run
-from trainer.attack import apgd, ball, checks, figures, masking, report, scores, summary, target, white_box
+from trainer.attack import apgd, ball, black_box, checks, figures, masking, report, scores, summary, target, white_box
 from trainer.attack.attacking import Attacking, Victim
 from trainer.attack.results import CLEAN, WORST, Found, Line, Options, Predictor
 from trainer.attack.store import Store, digest
@@ -57,6 +58,7 @@ def attack(directory: Path, options: Options, progress: Progress) -> Outcome:
     found = Found(run.config.to_dict(), method, options, len(split), predictors)
     for victim in victims:
         _white_box(this, victim, attacks, found)
+    found.lines += black_box.attack(this, victims)
     found.radii = masking.radii(this, victims[0])
     moved = this.examples(white_box.make("PGD", options), victims[0])["rows"]
     found.along = masking.along(this, victims[0], moved)

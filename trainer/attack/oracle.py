@@ -49,14 +49,18 @@ def disclosing(oracle: Oracle, answers: str) -> Oracle:
 
     Raises InvalidConfig for another one.
     """
+    check(answers)
     if answers == "full":
         return oracle
     if answers == "labels":
         return lambda rows: one_hot(oracle(rows))
-    kind, _, digits = answers.partition(":")
-    if kind != "rounded" or digits not in tuple("01234567"):
-        raise InvalidConfig(f"answers are '{answers}'; expected full, labels, or rounded:N with N from 0 to 7")
-    return lambda rows: rounded(oracle(rows), int(digits))
+    return lambda rows: rounded(oracle(rows), int(answers[-1]))
+
+
+def check(answers: str) -> None:
+    """Raises InvalidConfig for answers that no server gives."""
+    if answers not in ("full", "labels", *(f"rounded:{decimals}" for decimals in range(8))):
+        raise InvalidConfig(f"--answers is '{answers}'; expected full, labels, or rounded:N with N from 0 to 7")
 
 
 def one_hot(probs_NC: Tensor) -> Tensor:

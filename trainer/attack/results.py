@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainer.attack import oracle
 from trainer.attack.scores import Accuracy
 from trainer.errors import InvalidConfig
 
@@ -27,6 +28,14 @@ class Options:
     apgd_steps: int = 100
     apgd_targets: int = 9  # classes, the likeliest wrong ones
     radius_steps: int = 20  # of PGD at each radius
+    transfer_steps: int = 50  # of PGD on a network that an outsider may have
+    outsider: str = ""  # folder of another run, whose first network it is; empty: a network of method ind
+    queries: tuple[int, ...] = (1000, 5000)  # budgets of a row, for Square; none: no attack that asks
+    repeat: tuple[int, ...] = (1, 5, 12, 24)  # how often each point is asked about, of the ensemble by policy random
+    answers: str = "full"  # that are attacked: full, rounded:N, labels
+    through: str = ""  # HOST:PORT of a live server of the ensemble, to be attacked as well
+    token_file: str = ""  # a bearer token for it
+    tls_authorities: str = ""  # PEM; encrypted, these say who it is
 
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
@@ -37,10 +46,14 @@ class Options:
             raise InvalidConfig(f"--attacks has '{odd[0]}'; expected some of {', '.join(WHITE_BOX)}")
         for name, least in (
             ("rows", 1), ("pgd_steps", 1), ("pgd_restarts", 1), ("arc_steps", 1), ("arc_classes", 2),
-            ("apgd_steps", 1), ("apgd_targets", 1), ("radius_steps", 1),
+            ("apgd_steps", 1), ("apgd_targets", 1), ("radius_steps", 1), ("transfer_steps", 1),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise InvalidConfig(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected {least} or more")
+        for name, values in (("queries", self.queries), ("repeat", self.repeat)):
+            if values and min(values) < 1:
+                raise InvalidConfig(f"--{name} has {min(values)}; expected 1 or more")
+        oracle.check(self.answers)
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Line:
     """One attack on one predictor."""
 
     attack: str
-    kind: str  # "clean", "white-box", "worst", "transfer" or "black-box"
+    kind: str  # "clean", "white-box", "worst", "transfer", "black-box" or "live"
     predictor: str
     accuracy: Accuracy
     settings: dict[str, Any] = field(default_factory=dict)

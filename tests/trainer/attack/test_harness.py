@@ -21,7 +21,7 @@ from trainer.pipeline import Outcome as Run
 
 SHORT = Options(
     epsilon=40.0, rows=30, pgd_steps=4, pgd_restarts=1, arc_steps=2, arc_classes=3, apgd_steps=6, apgd_targets=2,
-    radius_steps=6,
+    radius_steps=6, transfer_steps=4, queries=(),
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_every_attack_is_measured_on_the_ensemble_and_one_network(attacked: Outc
         ("fge", 3, 9), (ONE, 1, 6),
     ]  # fmt: skip
     attacks = [CLEAN, "PGD", "ARC", "APGD-CE", "APGD-T", WORST]
-    assert [line.attack for line in found.lines] == 2 * attacks
+    assert [line.attack for line in found.lines] == 2 * attacks + 2 * ["from a public endpoint"]
     clean, worst = (found.line(attack, "fge") for attack in (CLEAN, WORST))
     assert clean
     assert worst
@@ -81,9 +81,9 @@ def test_other_budgets_compute_what_they_change_alone(attacked: Outcome, run: Pa
 
 def test_the_manifest_gets_a_summary_that_a_reader_accepts(attacked: Outcome, run: Path) -> None:
     manifest = validate(run / "fge").manifest
-    assert attacked.summary == "has a summary, 2 lines"
+    assert attacked.summary == "has a summary, 3 lines"
     assert [(entry.attack, entry.norm, entry.epsilon, entry.rows) for entry in manifest.robustness] == [
-        (CLEAN, "linf", 0.0, 30), (WORST, "linf", 40.0, 30),
+        (CLEAN, "linf", 0.0, 30), (WORST, "linf", 40.0, 30), ("from a public endpoint", "linf", 40.0, 30),
     ]  # fmt: skip
     worst = attacked.found.line(WORST, "fge")
     assert worst
@@ -118,11 +118,11 @@ def test_the_command_prints_the_table_and_where_everything_is(
 ) -> None:
     arguments = ["attack", str(run / "fge")]
     for name in ("epsilon", "rows", "pgd_steps", "pgd_restarts", "arc_steps", "arc_classes", "apgd_steps",
-                 "apgd_targets", "radius_steps"):  # fmt: skip
+                 "apgd_targets", "radius_steps", "transfer_steps"):  # fmt: skip
         arguments += [f"--{name.replace('_', '-')}", str(getattr(SHORT, name))]
-    assert main(arguments) == 0
+    assert main([*arguments, "--queries"]) == 0
     output = capsys.readouterr().out
-    for text in ("fge, random", "one network", WORST, "checks   6 of 6 passed", "attack.html", "L∞ 40"):
+    for text in ("fge, random", "one network", WORST, "checks   10 of 10 passed", "attack.html", "L∞ 40"):
         assert text in output
 
 

@@ -48,7 +48,7 @@ def test_labels_are_one_hot_and_unknown_precisions_are_refused() -> None:
     assert oracle.disclosing(lambda rows: rows, "labels")(probs).tolist() == [[0, 1, 0], [1, 0, 0]]
     assert oracle.disclosing(lambda rows: rows, "full")(probs) is probs
     for answers in ("rounded", "rounded:9", "rounded:", "members"):
-        with pytest.raises(InvalidConfig, match=f"answers are '{answers}'; expected full, labels, or rounded:N"):
+        with pytest.raises(InvalidConfig, match=f"--answers is '{answers}'; expected full, labels, or rounded:N"):
             oracle.disclosing(lambda rows: rows, answers)
 
 
