@@ -2,23 +2,24 @@
 
 No timer: a lone request runs at once, and the longer a batch takes, the more rows the next one has. Rows are
 counted, not requests. An urgent request is taken as if it had come earlier, so it overtakes, and nobody waits forever.
-Batchers that share a device take turns, a batch each. Lives on the event loop; only `execute`
-runs in a thread.
+The event loop fills the queue, and a lane that has nothing else to do takes the next batch from it; batchers that share
+an engine's lanes take turns, a batch each.
 """
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import DeadlineExceeded, Overloaded, ServingError
-from serving.networks.cpu import give_way
+from serving.networks.engines.lanes import Job, Lanes, Steps
 from serving.policy import Choice
 from serving.prediction import Prediction
 from serving.telemetry.metrics import ModelMetrics
@@ -52,44 +53,46 @@ class Work:
         return self.arrived + PRIORITY_SECONDS * self.priority
 
 
-# Runs in a thread, on at least one work; an exception in place of a prediction fails that work alone.
-Execute = Callable[[Sequence[Work]], Sequence[Prediction | ServingError]]
+# On at least one work; an exception in place of a prediction fails that work alone.
+Execute = Callable[[Sequence[Work]], Steps[Sequence[Prediction | ServingError]]]
 
 
 class Batcher:
     def __init__(
         self,
         execute: Execute,
+        lanes: Lanes,
         max_batch_rows: int,
         max_queue_rows: int,
         metrics: ModelMetrics,
         clock: Callable[[], float] = time.monotonic,
-        turn: asyncio.Lock | None = None,
     ) -> None:
         self._execute = execute
+        self._lanes = lanes
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
         metrics.queue_limit_rows.set(max_queue_rows)
         self._clock = clock  # monotonic: the wall clock can step back
-        self._turn = turn or asyncio.Lock()  # for the device, which other models may want as well
+        self._loop = asyncio.get_running_loop()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        self._lock = threading.Lock()  # for what follows, which the event loop fills and lanes empty
         self._queues: dict[int, deque[Work]] = {level: deque() for level in range(1, LAST_PRIORITY + 1)}  # by priority
         self._queued_rows = 0
-        self._arrival = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "batch", give_way)
-        self._loop_task: asyncio.Task[None] | None = None
+        self._offered = False  # a lane will take the next batch
+        self._running: set[Future[Sequence[Prediction | ServingError]]] = set()
 
-    def start(self) -> "asyncio.Task[None]":
-        """The task never ends by itself; if it does, nothing will be answered any more."""
-        self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
-        return self._loop_task
+    @property
+    def failure(self) -> "asyncio.Future[None]":
+        """Never done by itself; if it is, by an error of ours, nothing will be answered any more."""
+        return self._failure
 
     async def stop(self) -> None:
-        """Call once nothing waits any more; a batch that runs is finished."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        """Call once nothing waits any more; batches that run are finished."""
+        self._failure.cancel()
+        with self._lock:
+            running = [asyncio.wrap_future(future) for future in self._running]
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def submit(
         self,
@@ -111,11 +114,14 @@ class Batcher:
             raise Overloaded(
                 f"{rows} rows arrived with {self._queued_rows} waiting; the queue holds {self._max_queue_rows}"
             )
-        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Prediction] = self._loop.create_future()
         work = Work(inputs, choice, deadline, answer, self._clock(), [] if stages is None else stages, priority)
-        self._queues[priority].append(work)
-        self._count(rows)
-        self._arrival.set()
+        with self._lock:
+            self._queues[priority].append(work)
+            self._count(rows)
+            offered, self._offered = self._offered, True
+        if not offered:
+            self._lanes.offer(self._take)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -123,67 +129,92 @@ class Batcher:
             raise
 
     def _drop(self, work: Work) -> None:
-        try:
-            self._queues[work.priority].remove(work)
-        except ValueError:
-            return  # it runs already; the rest of its batch must not suffer
-        self._count(-work.rows)
+        with self._lock:
+            try:
+                self._queues[work.priority].remove(work)
+            except ValueError:
+                return  # it runs already; the rest of its batch must not suffer
+            self._count(-work.rows)
         self._metrics.rejected["cancelled"].inc()
 
     def _count(self, rows: int) -> None:
         self._queued_rows += rows
         self._metrics.queue_rows.inc(rows)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrival.wait()
-            async with self._turn:
-                batch = self._next_batch()  # only now: what came while others ran belongs to it
-                if not batch:
-                    self._arrival.clear()
-                    continue
-                now = self._clock()
-                for work in batch:
-                    self._metrics.queue_seconds.observe(now - work.arrived)
-                    work.stages.append(Stage("queue", work.arrived, now, work.rows))
-                self._metrics.batch_rows.observe(sum(work.rows for work in batch))
-                results = await loop.run_in_executor(self._thread, self._answer, batch)
-            for work, result in zip(batch, results, strict=True):
-                _settle(work, result)
-
-    def _answer(self, batch: Sequence[Work]) -> Sequence[Prediction | ServingError]:
-        """In the thread. If a batch fails, each of its requests runs alone: one must not take down its neighbours."""
+    def _take(self) -> Job[Sequence[Prediction | ServingError]] | None:
+        """On a lane that has nothing else to do: the next batch. Others wait behind what other models have waiting."""
         try:
-            return self._execute(batch)
-        except Exception:
-            if len(batch) > 1:
-                logger.warning("batch failed and its requests run one by one requests=%d", len(batch), exc_info=True)
-                return [self._answer([work])[0] for work in batch]
-            logger.exception("request failed rows=%d", batch[0].rows)
-            return [ServingError("internal error")]
+            with self._lock:
+                batch, expired = self._next_batch()
+                offered = self._offered = self._queued_rows > 0
+                job = Job(self._answer(batch)) if batch else None
+                if job is not None:
+                    self._running.add(job.future)
+            if offered:
+                self._lanes.offer(self._take)
+            now = self._clock()
+            for work in expired:
+                self._metrics.rejected["expired"].inc()
+                error = DeadlineExceeded(f"the deadline passed after {now - work.arrived:.3f} s in the queue")
+                self._loop.call_soon_threadsafe(_settle, work, error)
+            if job is None:
+                return None
+            for work in batch:
+                self._metrics.queue_seconds.observe(now - work.arrived)
+                work.stages.append(Stage("queue", work.arrived, now, work.rows))
+            self._metrics.batch_rows.observe(sum(work.rows for work in batch))
+            job.future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(self._end, batch, future))
+            return job
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self._fail, error)
+            return None
 
-    def _next_batch(self) -> list[Work]:
-        """Those whose turn is first, as many as fit; what has expired leaves the queue unrun."""
+    def _end(self, batch: Sequence[Work], future: "Future[Sequence[Prediction | ServingError]]") -> None:
+        with self._lock:
+            self._running.remove(future)
+        try:
+            results = future.result()
+        except Exception as error:
+            self._fail(error)
+            return
+        for work, result in zip(batch, results, strict=True):
+            _settle(work, result)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _answer(self, batch: Sequence[Work]) -> Steps[Sequence[Prediction | ServingError]]:
+        """If a batch fails, each of its requests runs alone: one must not take down its neighbours."""
+        try:
+            return (yield from self._execute(batch))
+        except Exception:
+            if len(batch) == 1:
+                logger.exception("request failed rows=%d", batch[0].rows)
+                return [ServingError("internal error")]
+            logger.warning("batch failed and its requests run one by one requests=%d", len(batch), exc_info=True)
+        answers: list[Prediction | ServingError] = []
+        for work in batch:
+            answers += yield from self._answer([work])
+        return answers
+
+    def _next_batch(self) -> tuple[list[Work], list[Work]]:
+        """Those whose turn is first, as many as fit; and what has expired, which leaves the queue unrun."""
         batch: list[Work] = []
+        expired: list[Work] = []
         rows = 0
         while waiting := [queue for queue in self._queues.values() if queue]:
             queue = min(waiting, key=lambda queue: queue[0].turn)
             work = queue[0]
-            if work.deadline is not None and self._clock() >= work.deadline:
-                queue.popleft()
-                self._count(-work.rows)
-                self._metrics.rejected["expired"].inc()
-                waited = self._clock() - work.arrived
-                _settle(work, DeadlineExceeded(f"the deadline passed after {waited:.3f} s in the queue"))
-                continue
-            if rows + work.rows > self._max_batch_rows:
-                break
+            is_late = work.deadline is not None and self._clock() >= work.deadline
+            if not is_late:
+                if rows + work.rows > self._max_batch_rows:
+                    break
+                rows += work.rows
             queue.popleft()
             self._count(-work.rows)
-            batch.append(work)
-            rows += work.rows
-        return batch
+            (expired if is_late else batch).append(work)
+        return batch, expired
 
 
 def _settle(work: Work, result: Prediction | ServingError) -> None:

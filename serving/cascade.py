@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from protos import ensemble_pb2
 from serving.combine import member_probs, temper
+from serving.networks.engines.lanes import Steps
 
-Run = Callable[[NDArray[np.generic], NDArray[np.bool_]], NDArray[np.float32]]
+Run = Callable[[NDArray[np.generic], NDArray[np.bool_]], Steps[NDArray[np.float32]]]
 
 
 class Cascade:
@@ -26,7 +27,6 @@ class Cascade:
         """Gives its rows their first member, to run with whatever else the batch needs."""
         mask_MB[self._order[0], rows_B] = True
 
-    @np.errstate(invalid="ignore")  # of logits that are not finite: their rows stop, and are refused later
     def go_on(
         self,
         run: Run,
@@ -36,7 +36,7 @@ class Cascade:
         rows_B: NDArray[np.bool_],
         deadline_B: NDArray[np.float64],
         clock: Callable[[], float] = time.monotonic,
-    ) -> NDArray[np.float64]:
+    ) -> Steps[NDArray[np.float64]]:
         """Runs further members on the rows that want them, into `logits_MBC` and `mask_MB`.
 
         A row is answered with what there is once its deadline, on the clock, has passed. Returns the temperature of
@@ -49,11 +49,12 @@ class Cascade:
             if k > 0:
                 only_MR = np.zeros((len(mask_MB), len(rows)), dtype=np.bool_)
                 only_MR[member] = True
-                logits_MBC[member, rows] = run(inputs[rows], only_MR)[member]
+                logits_MBC[member, rows] = (yield from run(inputs[rows], only_MR))[member]
                 mask_MB[member, rows] = True
-            sum_RC += member_probs(logits_MBC[member, rows], float(self._temperatures_M[member]))
+            with np.errstate(invalid="ignore"):  # of logits that are not finite: their rows stop, and are refused later
+                sum_RC += member_probs(logits_MBC[member, rows], float(self._temperatures_M[member]))
+                confidence_R = temper(sum_RC / (k + 1), stage.temperature).max(axis=1)
             temperature_B[rows] = stage.temperature
-            confidence_R = temper(sum_RC / (k + 1), stage.temperature).max(axis=1)
             # Where logits are not finite, no confidence compares.
             wants_more_R = (confidence_R <= stage.threshold) & (deadline_B[rows] > clock())
             rows, sum_RC = rows[wants_more_R], sum_RC[wants_more_R]

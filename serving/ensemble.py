@@ -21,6 +21,7 @@ from serving.errors import InvalidRequest, ServingError, StartupError
 from serving.networks import members, probe
 from serving.networks.curve import CurveGrid, NoCurve
 from serving.networks.engines.engine import Engine
+from serving.networks.engines.lanes import Steps
 from serving.networks.executor import Executor
 from serving.networks.members import Memory
 from serving.networks.probe import PRECISION_TOLERANCE
@@ -83,11 +84,11 @@ class Ensemble:
         if isinstance(self.curve, CurveGrid):
             self._executor.run_points(inputs[:1], [self.curve.at(0.5)])
 
-    def execute(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
+    def execute(self, batch: Sequence[Work]) -> Steps[Sequence[Prediction | ServingError]]:
         """Answers a batch of requests, whatever their policies: each member runs once, on the rows that want it."""
         inputs = np.concatenate([work.inputs for work in batch]) if len(batch) > 1 else batch[0].inputs
         start = time.monotonic()
-        ran = self._run(batch, inputs)
+        ran = yield from self._run(batch, inputs)
         executed = time.monotonic()
         finite_B = _finite(ran.logits_MBC)
         ran.logits_MBC[:, ~finite_B] = 0.0  # their requests are refused below
@@ -139,7 +140,7 @@ class Ensemble:
         self.metrics.rows.inc(rows)
         self.metrics.members_run.inc(members_run)
 
-    def _run(self, batch: Sequence[Work], inputs: NDArray[np.generic]) -> "_Ran":
+    def _run(self, batch: Sequence[Work], inputs: NDArray[np.generic]) -> "Steps[_Ran]":
         masks = [assign(work.choice, work.rows, len(self.member_ids)) for work in batch]
         mask_MB = np.concatenate(masks, axis=1) if len(masks) > 1 else masks[0]
         policies = {work.choice.policy for work in batch}
@@ -147,22 +148,24 @@ class Ensemble:
         if cascade is not None:
             cascaded_B = _by_row(batch, [work.choice.policy is Policy.CASCADE for work in batch])
             cascade.start(mask_MB, cascaded_B)
-        logits_MBC = self._executor.run(inputs, mask_MB)
+        logits_MBC = yield from self._executor.steps(inputs, mask_MB)
         ran = _Ran(logits_MBC, mask_MB, self._temperatures_M[:, None], np.full(len(inputs), self._temperature))
         if cascade is not None:
             deadline_B = _by_row(batch, [math.inf if work.deadline is None else work.deadline for work in batch])
-            fitted_B = cascade.go_on(self._executor.run, inputs, logits_MBC, mask_MB, cascaded_B, deadline_B)
+            further = cascade.go_on(self._executor.steps, inputs, logits_MBC, mask_MB, cascaded_B, deadline_B)
+            fitted_B = yield from further
             ran.temperature_B[cascaded_B] = fitted_B[cascaded_B]
         if Policy.CURVE in policies:
-            return self._with_drawn(ran, inputs, _by_row(batch, [work.choice.policy is Policy.CURVE for work in batch]))
+            drawn_B = _by_row(batch, [work.choice.policy is Policy.CURVE for work in batch])
+            return (yield from self._with_drawn(ran, inputs, drawn_B))
         return ran
 
-    def _with_drawn(self, ran: "_Ran", inputs: NDArray[np.generic], drawn_B: NDArray[np.bool_]) -> "_Ran":
+    def _with_drawn(self, ran: "_Ran", inputs: NDArray[np.generic], drawn_B: NDArray[np.bool_]) -> "Steps[_Ran]":
         """The networks that are drawn from the curve, each for one row, stand as one more member."""
         assert isinstance(self.curve, CurveGrid)  # the request was parsed
         points = [self.curve.at(t) for t in draw_points(int(drawn_B.sum()))]
         logits_BC = np.zeros(ran.logits_MBC.shape[1:], np.float32)
-        logits_BC[drawn_B] = self._executor.run_points(inputs[drawn_B], points)
+        logits_BC[drawn_B] = yield from self._executor.steps_at(inputs[drawn_B], points)
         temperatures_B = np.ones(len(inputs))
         temperatures_B[drawn_B] = [point.temperature for point in points]
         members_MB = np.broadcast_to(ran.temperatures_MB, ran.mask_MB.shape)

@@ -7,13 +7,13 @@ Stacks = Counter[tuple[str, ...]]
 
 # A sample belongs to the innermost frame that one of these texts names; the first line that does.
 STAGES = {
+    "queue": ("serving/batcher.py", "serving/networks/engines/lanes.py", "concurrent/futures"),
     "networks": ("serving/networks/", "onnxruntime"),
     "combine": ("serving/combine.py",),
     "telemetry": ("serving/telemetry/", "prometheus_client"),
     "batch": ("serving/ensemble.py", "serving/policy.py"),
     "parse": ("serving/request.py", "serving/ports/handlers.py"),
     "respond": ("serving/response.py",),
-    "queue": ("serving/batcher.py", "concurrent/futures"),
     "servicer": ("serving/servicer.py", "serving/repository/"),
     # A thread that shows nothing but its start runs gRPC's poller, which is no Python.
     "gRPC and event loop": ("grpc", "asyncio", "selectors.py", "Thread.run (threading.py"),

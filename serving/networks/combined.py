@@ -15,7 +15,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from protos.ensemble_pb2 import Member
 from protos.stored_ensemble import StoredEnsemble, Tensors
 from serving.errors import StartupError
-from serving.networks.engines.engine import Engine, Feeds
+from serving.networks.engines.call import Feeds
+from serving.networks.engines.engine import Engine
 from serving.networks.skeleton import Skeleton
 
 # Slashes and spaces: no name of a `state_dict`, and no exporter's.

@@ -1,13 +1,10 @@
 """How many CPUs this process may really use: affinity and the container's quota, which thread pools ignore."""
 
-import contextlib
 import math
 import os
-import threading
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-NICENESS = 5  # of threads that compute, above the process's
 
 
 def usable_cpus(cgroup: Path = CGROUP) -> int:
@@ -30,13 +27,3 @@ def _quota(cgroup: Path) -> float | None:
         return limit_us / period_us if limit_us > 0 and period_us > 0 else None
     except (OSError, ValueError):
         return None
-
-
-def give_way() -> None:
-    """Lets the event loop go before the thread that calls this, and that computes: what is refused is refused at once,
-    however busy the cores are. Linux keeps a niceness for each thread.
-    """
-    with contextlib.suppress(OSError):
-        os.setpriority(
-            os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICENESS
-        )

@@ -1,4 +1,7 @@
-"""Runs an ensemble's members on a batch: which network gets which rows, and whose logits go where."""
+"""Runs an ensemble's members on a batch: which network gets which rows, and whose logits go where.
+
+`steps` and `steps_at` are for batches, on the engine's lanes; `run` and `run_points` wait for them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.networks.curve import Point
-from serving.networks.engines.engine import Call, Engine
+from serving.networks.engines.call import Call
+from serving.networks.engines.engine import Engine
+from serving.networks.engines.lanes import Steps
 from serving.networks.members import Loaded, LoadedMember
 
 
@@ -33,15 +38,21 @@ class Executor:
             self.run(inputs[:rows], np.ones((len(self._members), rows), np.bool_))
 
     def run(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return self._engine.run(self.steps(inputs, mask_MB))
+
+    def run_points(self, inputs: NDArray[np.generic], points: Sequence[Point]) -> NDArray[np.float32]:
+        return self._engine.run(self.steps_at(inputs, points))
+
+    def steps(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> Steps[NDArray[np.float32]]:
         """Logits [M, B, C] of each member on the rows that the mask gives it; 0 elsewhere."""
         logits_MBC = np.zeros((*mask_MB.shape, self._classes), dtype=np.float32)
         jobs = self._jobs(inputs, mask_MB)
         calls = [Call(self._members[m].network, part.inputs, self._members[m].feeds) for m, part in jobs]
-        for (m, part), logits_BC in zip(jobs, self._engine.run(calls), strict=True):
+        for (m, part), logits_BC in zip(jobs, (yield calls), strict=True):
             logits_MBC[m, part.rows] = logits_BC
         return logits_MBC
 
-    def run_points(self, inputs: NDArray[np.generic], points: Sequence[Point]) -> NDArray[np.float32]:
+    def steps_at(self, inputs: NDArray[np.generic], points: Sequence[Point]) -> Steps[NDArray[np.float32]]:
         """Logits [B, C], each row by the network at its own point of the curve.
 
         A run a row: t is continuous, so no two rows share a network. One run for all would need every operator of the
@@ -53,7 +64,7 @@ class Executor:
             Call(combined.network, inputs[b : b + 1], combined.feeds(point.coefficients, point.statistics))
             for b, point in enumerate(points)
         ]
-        return np.concatenate(self._engine.run(calls))
+        return np.concatenate((yield calls))
 
     def _jobs(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> list[tuple[int, _Part]]:
         """Members and rows, enough pairs to keep every thread busy. Members that want the same rows share them."""

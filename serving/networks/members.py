@@ -9,7 +9,8 @@ from protos.ensemble_pb2 import Member
 from protos.stored_ensemble import StoredEnsemble
 from serving.networks.combined import Combined
 from serving.networks.curve import CurveGrid
-from serving.networks.engines.engine import Engine, Feeds, Network
+from serving.networks.engines.call import Feeds, Network
+from serving.networks.engines.engine import Engine
 from serving.networks.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)

@@ -21,12 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class Loader:
-    """All models that it loads share one turn for the device: first come, first served, a batch each."""
+    """All models that it loads share the lanes of one engine, and take turns, a batch each."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._turn = asyncio.Lock()  # hands itself on in the order of asking
         self._engine = device.choose(
             settings.device,
             settings.engine,
@@ -42,9 +41,8 @@ class Loader:
         """Loads and warms in a thread. Raises StartupError."""
         ensemble = await asyncio.to_thread(self._load, stored)
         settings = self._settings
-        batcher = Batcher(
-            ensemble.execute, settings.max_batch_rows, settings.max_queue_rows, ensemble.metrics, turn=self._turn
-        )
+        limits = settings.max_batch_rows, settings.max_queue_rows
+        batcher = Batcher(ensemble.execute, self._engine.lanes, *limits, ensemble.metrics)
         return ServedModel(ensemble, batcher, self._near_duplicates(ensemble))
 
     def _near_duplicates(self, ensemble: Ensemble) -> NearDuplicates | None:

@@ -53,8 +53,7 @@ class Repository:
 
     def add(self, model: ServedModel) -> ServedModel | None:
         """From now on requests find it. Returns the one that it replaces, for the caller to close."""
-        batching = model.batcher.start()
-        batching.add_done_callback(self._report)
+        model.batcher.failure.add_done_callback(self._report)
         versions = self._models.setdefault(model.ensemble.name, {})
         replaced = versions.get(model.ensemble.version)
         versions[model.ensemble.version] = model
@@ -113,8 +112,8 @@ class Repository:
         """Raises what ended a batcher; nothing would be answered any more. Returns never."""
         await asyncio.shield(self._failure)
 
-    def _report(self, batching: "asyncio.Task[None]") -> None:
-        if not batching.cancelled() and (error := batching.exception()) and not self._failure.done():
+    def _report(self, failure: "asyncio.Future[None]") -> None:
+        if not failure.cancelled() and (error := failure.exception()) and not self._failure.done():
             self._failure.set_exception(error)
 
     async def close(self) -> None:

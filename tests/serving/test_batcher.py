@@ -9,6 +9,7 @@ import pytest
 
 from serving.batcher import DEFAULT_PRIORITY, LAST_PRIORITY, PRIORITY_SECONDS, Batcher, Work
 from serving.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServingError
+from serving.networks.engines.lanes import Lanes, Steps
 from serving.policy import Choice, Policy
 from serving.prediction import Prediction
 from serving.telemetry.metrics import Metrics
@@ -36,7 +37,7 @@ class Engine:
         self.failure: Exception | None = None
         self.poison: float | None = None
 
-    def __call__(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
+    def __call__(self, batch: Sequence[Work]) -> Steps[list[Prediction | ServingError]]:
         self.batches.append([float(value) for work in batch for value in work.inputs[:, 0]])
         self.began.release()
         assert self.go_on.acquire(timeout=TIMEOUT_S)
@@ -44,6 +45,7 @@ class Engine:
             raise self.failure
         if self.poison in self.batches[-1]:
             raise RuntimeError("poison")
+        yield []
         return [InvalidRequest("bad") if (work.inputs == -1).any() else echo(work) for work in batch]
 
     async def wait_until_running(self) -> None:
@@ -61,7 +63,8 @@ class Bench:
     def __init__(self) -> None:
         self.engine, self.clock, self.metrics = Engine(), Clock(), Metrics()
         self.model = self.metrics.model("tiny", "1", ["a", "b"], 1)
-        self.batcher = Batcher(self.engine, 4, 8, self.model, self.clock)
+        self.lanes = Lanes(1)
+        self.batcher = Batcher(self.engine, self.lanes, 4, 8, self.model, self.clock)
         self.tasks: list[asyncio.Task[Prediction]] = []
 
     async def submit(
@@ -86,12 +89,12 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
-    bench.batcher.start()
     yield bench
     for _ in range(100):
         bench.engine.go_on.release()
     await asyncio.gather(*bench.tasks, return_exceptions=True)
     await bench.batcher.stop()
+    bench.lanes.close()
 
 
 async def test_a_lone_request_runs_at_once(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from serving.batcher import Work
 from serving.cascade import Cascade
 from serving.client import Client
 from serving.ensemble import Ensemble
+from serving.networks.engines.lanes import Steps
 from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.policy import Choice, Policy
 from serving.prediction import Prediction
@@ -40,7 +41,7 @@ def work(rows: NDArray[np.float32], choice: Choice, deadline: float | None = Non
 
 
 def answered(ensemble: Ensemble, *works: Work) -> list[Prediction]:
-    answers = ensemble.execute(works)
+    answers = ensemble._executor._engine.run(ensemble.execute(works))
     assert all(isinstance(answer, Prediction) for answer in answers)
     return answers  # type: ignore[return-value]
 
@@ -77,7 +78,8 @@ class Recorder:
         self.logits_MBC = logits_MBC.astype(np.float32)
         self.asked: list[tuple[int, list[int]]] = []
 
-    def run(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def run(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> Steps[NDArray[np.float32]]:
+        yield []
         (member,) = np.flatnonzero(mask_MB.any(axis=1))
         assert mask_MB[member].all()
         rows = inputs[:, 0].astype(int)
@@ -93,8 +95,13 @@ def run(logits_MBC: NDArray[np.float64], deadline_B: list[float], threshold: flo
     inputs = np.arange(logits_MBC.shape[1], dtype=np.float32)[:, None]
     mask_MB, rows_B = np.zeros(logits_MBC.shape[:2], np.bool_), np.ones(len(inputs), np.bool_)
     cascade.start(mask_MB, rows_B)
-    logits = recorder.run(inputs, mask_MB)
-    cascade.go_on(recorder.run, inputs, logits, mask_MB, rows_B, np.array(deadline_B), clock=lambda: 12.0)
+
+    def steps() -> Steps[None]:
+        logits = yield from recorder.run(inputs, mask_MB)
+        deadlines = np.array(deadline_B)
+        yield from cascade.go_on(recorder.run, inputs, logits, mask_MB, rows_B, deadlines, clock=lambda: 12.0)
+
+    assert all(calls == [] for calls in steps())
     return recorder, mask_MB.sum(0).tolist()
 
 

@@ -35,10 +35,11 @@ class Bench:
 
     def __init__(self, directory: Path) -> None:
         self.metrics = Metrics()
-        self.ensemble = ensembles.load(validate(directory), OnnxCpu(1), self.metrics)
+        engine = OnnxCpu(1)
+        self.ensemble = ensembles.load(validate(directory), engine, self.metrics)
         self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[int] = []
-        self.batcher = Batcher(self.execute, 4, 4, self.ensemble.metrics)
+        self.batcher = Batcher(self.execute, engine.lanes, 4, 4, self.ensemble.metrics)
         self.repository = Repository()
         self.repository.add(ServedModel(self.ensemble, self.batcher))
         self.servicer = InferenceServicer(self.repository, Observer(self.metrics), 4, None, Decoder(1000, 1, 4))
@@ -47,7 +48,7 @@ class Bench:
         self.batches.append(sum(work.rows for work in batch))
         self.began.release()
         assert self.go_on.acquire(timeout=TIMEOUT_S)
-        return self.ensemble.execute(batch)
+        return (yield from self.ensemble.execute(batch))
 
     def call(self, row: float, **options: float):  # type: ignore[no-untyped-def]
         request = oip.ModelInferRequest(model_name="tiny", raw_input_contents=[self.row(row).tobytes()])
@@ -265,7 +266,7 @@ async def test_an_http_connection_that_begins_no_request_is_closed(
 async def test_an_http_request_that_fails_is_told_without_detail(
     bench: Bench, http_address: tuple[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(batch: Sequence[Work]) -> None:
+    def fail(batch: Sequence[Work]):  # type: ignore[no-untyped-def]
         raise RuntimeError("secret")
 
     bench.batcher._execute = fail

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
 from serving.networks.engines.buckets import fitting
-from serving.networks.engines.engine import Feeds
+from serving.networks.engines.call import Feeds
 
 
 class Staging:

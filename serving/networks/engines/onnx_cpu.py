@@ -15,7 +15,8 @@ from onnxruntime import OrtValue
 
 from protos.stored_ensemble import Tensors
 from serving.errors import StartupError
-from serving.networks.engines.engine import Engine, Feeds, Network
+from serving.networks.engines.call import Feeds, Network
+from serving.networks.engines.engine import Engine
 from serving.networks.memory import return_large_blocks
 from serving.networks.skeleton import Skeleton
 

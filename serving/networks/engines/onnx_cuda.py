@@ -12,8 +12,9 @@ from protos.stored_ensemble import Tensors
 from serving.errors import StartupError
 from serving.networks.engines import buckets
 from serving.networks.engines.binding import BoundNetwork, Staging
+from serving.networks.engines.call import Network
 from serving.networks.engines.cuda_runtime import CudaRuntime
-from serving.networks.engines.engine import Engine, Network
+from serving.networks.engines.engine import Engine
 from serving.networks.engines.half import to_float16
 from serving.networks.engines.onnx_cpu import CPU, open_session, session_options
 from serving.networks.skeleton import Skeleton

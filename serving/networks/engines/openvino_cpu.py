@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from protos.stored_ensemble import Tensors
 from serving.errors import StartupError
-from serving.networks.engines.engine import Engine, Feeds, Network
+from serving.networks.engines.call import Feeds, Network
+from serving.networks.engines.engine import Engine
 from serving.networks.skeleton import Skeleton
 
 _NAMES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}

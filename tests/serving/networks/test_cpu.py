@@ -1,11 +1,9 @@
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from serving.networks.cpu import NICENESS, give_way, usable_cpus
+from serving.networks.cpu import usable_cpus
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -36,16 +34,3 @@ def test_quota_of_cgroup_v1(tmp_path: Path, quota: str, cpus: int) -> None:
 
 def test_without_a_cgroup_all_allowed_cpus_are_usable(tmp_path: Path) -> None:
     assert usable_cpus(tmp_path) == ALLOWED
-
-
-def test_a_thread_that_computes_gives_way_to_the_event_loop() -> None:
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    before = niceness()
-    with ThreadPoolExecutor(1, initializer=give_way) as outer:
-        assert outer.submit(niceness).result() == min(before + NICENESS, 19)
-        # A thread is born with its maker's niceness, and must not add to it.
-        with outer.submit(ThreadPoolExecutor, 1, "", give_way).result() as inner:
-            assert outer.submit(lambda: inner.submit(niceness).result()).result() == min(before + NICENESS, 19)
-    assert niceness() == before

@@ -42,7 +42,7 @@ def answer(stored: StoredEnsemble, engine: Engine, *choices: tuple[int, Choice])
         Work(ROWS[end - rows : end], choice, None, None)  # type: ignore[arg-type]
         for end, (rows, choice) in zip(ends, choices, strict=True)
     ]
-    answers = ensemble.execute(batch)
+    answers = engine.run(ensemble.execute(batch))
     assert all(isinstance(each, Prediction) for each in answers)
     return answers  # type: ignore[return-value]
 
@@ -171,8 +171,9 @@ def test_no_log_line_and_no_metric_holds_t_or_what_is_made_of_it(
     monkeypatch.setattr(ensembles, "draw_points", lambda rows: [t] * rows)
     metrics = Metrics()
     with caplog.at_level(logging.DEBUG):
-        ensemble = ensembles.load(stored, OnnxCpu(1), metrics)
-        (found,) = ensemble.execute([Work(ROWS[:1], Choice(Policy.CURVE), None, None)])  # type: ignore[arg-type]
+        engine = OnnxCpu(1)
+        ensemble = ensembles.load(stored, engine, metrics)
+        (found,) = engine.run(ensemble.execute([Work(ROWS[:1], Choice(Policy.CURVE), None, None)]))  # type: ignore[arg-type]
     assert isinstance(found, Prediction)
     point = CurveGrid(stored).at(t)
     telling = [t, 1 - t, *point.coefficients.values(), point.temperature, *point.statistics.tolist()]

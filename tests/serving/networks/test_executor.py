@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from protos.stored_ensemble import Tensors
-from serving.networks.engines.engine import Engine, Feeds, Network
+from serving.networks.engines.call import Feeds, Network
+from serving.networks.engines.engine import Engine
 from serving.networks.executor import Executor
 from serving.networks.members import Loaded, LoadedMember
 from serving.networks.skeleton import Skeleton

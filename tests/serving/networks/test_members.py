@@ -19,7 +19,8 @@ from serving import ensemble as ensembles
 from serving.errors import StartupError
 from serving.networks import members
 from serving.networks.curve import CurveGrid, NoCurve
-from serving.networks.engines.engine import Engine, Network
+from serving.networks.engines.call import Network
+from serving.networks.engines.engine import Engine
 from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.networks.executor import Executor
 from serving.networks.members import Memory

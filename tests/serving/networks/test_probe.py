@@ -11,7 +11,7 @@ from protos.stored_ensemble import Probe, StoredEnsemble, Tensors
 from serving import ensemble as ensembles
 from serving.errors import StartupError
 from serving.networks import probe
-from serving.networks.engines.engine import Feeds, Network
+from serving.networks.engines.call import Feeds, Network
 from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.networks.skeleton import Skeleton
 from serving.telemetry.metrics import Metrics

@@ -10,6 +10,7 @@ import pytest
 
 from serving.batcher import DEFAULT_PRIORITY, Batcher, Work
 from serving.errors import NotReady, ServingError, UnknownModel
+from serving.networks.engines.lanes import Lanes, Steps
 from serving.policy import Choice, Policy
 from serving.prediction import Prediction
 from serving.repository.models import Repository, ServedModel, age
@@ -28,17 +29,21 @@ class Ensemble:
     closed: bool = False
     order: list[str] = field(default_factory=list)
 
-    def execute(self, batch: Sequence[Work]) -> list[Prediction | ServingError]:
+    def execute(self, batch: Sequence[Work]) -> Steps[list[Prediction | ServingError]]:
         self.order.append(self.name)
+        yield []
         return [echo(work) for work in batch]
 
     def close(self) -> None:
         self.closed = True
 
 
+LANE = Lanes(1)
+
+
 def served(name: str, version: str) -> ServedModel:
     ensemble = Ensemble(name, version)
-    return ServedModel(ensemble, Batcher(ensemble.execute, 4, 8, Metrics().model(name, version, ["a"], 1)))  # type: ignore[arg-type]
+    return ServedModel(ensemble, Batcher(ensemble.execute, LANE, 4, 8, Metrics().model(name, version, ["a"], 1)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ async def test_a_batcher_that_fails_is_told() -> None:
     failed = asyncio.create_task(repository.failed())
     # Rows that cannot be counted: an error of ours, outside of what a request can do.
     model.batcher._queues[DEFAULT_PRIORITY].append(Work(None, MEAN, None, asyncio.get_running_loop().create_future()))  # type: ignore[arg-type]
-    model.batcher._arrival.set()
+    model.batcher._lanes.offer(model.batcher._take)
     with pytest.raises(TypeError):
         await asyncio.wait_for(failed, TIMEOUT_S)
     await repository.close()
@@ -118,11 +123,9 @@ async def test_a_batcher_that_fails_is_told() -> None:
 
 async def test_models_share_the_device_a_batch_each_in_turn() -> None:
     """A busy model with ten batches in its queue does not keep another one, which has one, waiting for all of them."""
-    turn, metrics = asyncio.Lock(), Metrics().model("tiny", "1", ["a"], 1)
+    metrics = Metrics().model("tiny", "1", ["a"], 1)
     engine = Engine()
-    busy, other = (Batcher(engine, 1, 16, metrics, turn=turn) for _ in range(2))
-    busy.start()
-    other.start()
+    busy, other = (Batcher(engine, LANE, 1, 16, metrics) for _ in range(2))
     tasks = [asyncio.create_task(busy.submit(rows(float(i)), MEAN, None)) for i in range(10)]
     await engine.wait_until_running()
     tasks += [asyncio.create_task(other.submit(rows(100.0 + i), MEAN, None)) for i in range(2)]
@@ -131,18 +134,16 @@ async def test_models_share_the_device_a_batch_each_in_turn() -> None:
         engine.go_on.release()
     await asyncio.wait_for(asyncio.gather(*tasks), TIMEOUT_S)
     order = [batch[0] for batch in engine.batches]
-    assert order[:5] == [0.0, 100.0, 1.0, 101.0, 2.0]
+    assert order[:5] == [0.0, 1.0, 100.0, 2.0, 101.0]  # 1.0 waited before the other model had anything
     assert sorted(order) == [*map(float, range(10)), 100.0, 101.0]
     await busy.stop()
     await other.stop()
 
 
-async def test_only_one_model_runs_at_a_time() -> None:
-    turn, metrics = asyncio.Lock(), Metrics().model("tiny", "1", ["a"], 1)
+async def test_only_one_model_runs_at_a_time_on_one_lane() -> None:
+    metrics = Metrics().model("tiny", "1", ["a"], 1)
     engine = Engine()
-    batchers = [Batcher(engine, 1, 16, metrics, turn=turn) for _ in range(3)]
-    for batcher in batchers:
-        batcher.start()
+    batchers = [Batcher(engine, LANE, 1, 16, metrics) for _ in range(3)]
     tasks = [asyncio.create_task(batcher.submit(rows(float(i)), MEAN, None)) for i, batcher in enumerate(batchers)]
     for i in range(3):
         await engine.wait_until_running()

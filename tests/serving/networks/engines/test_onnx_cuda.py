@@ -15,8 +15,9 @@ from protos.stored_ensemble import StoredEnsemble
 from serving.errors import StartupError
 from serving.networks import device, members
 from serving.networks.engines.binding import Staging
+from serving.networks.engines.call import Call
 from serving.networks.engines.cuda_runtime import CudaRuntime
-from serving.networks.engines.engine import Call, Engine
+from serving.networks.engines.engine import Engine
 from serving.networks.engines.onnx_cpu import OnnxCpu
 from serving.networks.engines.onnx_cuda import CUDA, TENSORRT, OnnxCuda
 from serving.networks.executor import Executor
@@ -122,7 +123,7 @@ def test_a_batch_that_does_not_fit_is_halved_into_smaller_batch_sizes(stored: St
         ran.append(len(inputs))
         return network(inputs, feeds)
 
-    (logits_BC,) = engine.run([Call(full, ROWS)])
+    logits_BC = Call(full, ROWS).answer()
     np.testing.assert_allclose(logits_BC, tiny_ensemble.member_logits(ROWS)[0], atol=1e-5)
     assert ran == [3, 3, 3, 4]
 
@@ -196,7 +197,7 @@ def test_on_a_gpu_out_of_memory_is_recognised(gpu: OnnxCuda) -> None:
     """A layer wider than any GPU's memory: ONNX Runtime's own words, not ours."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from serving.networks.engines.engine import is_out_of_memory
+    from serving.networks.engines.call import is_out_of_memory
 
     width = 2**24
     model = helper.make_model(
