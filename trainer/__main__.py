@@ -1,7 +1,6 @@
-"""The command line: `thalweg-train run|evaluate|attack|shift|widths|export|validate|sign|keygen|recipes`."""
+"""The command line: `thalweg-train run|evaluate|attack|shift|widths|sanitize|export|validate|sign|keygen|recipes`."""
 
 import argparse
-import difflib
 import json
 import math
 import os
@@ -19,14 +18,15 @@ from rich.table import Table
 from protos.ensemble_pb2 import NEXT_TOKEN
 from protos.stored_ensemble import StoredEnsemble
 from protos.validate import InvalidEnsemble, validate
-from trainer import evaluation, evaluation_report, pipeline, ranks, signing, standalone, state_dicts
+from trainer import chosen_config, evaluation, evaluation_report, pipeline, ranks, signing, standalone, state_dicts
 from trainer.attack import command as attack
-from trainer.config import METHODS, Config, override
-from trainer.errors import InvalidConfig, UserError
+from trainer.config import METHODS, Config
+from trainer.errors import UserError
 from trainer.evaluation_results import Evaluation, Options
 from trainer.pipeline import Outcome
 from trainer.progress import Progress
 from trainer.recipes import RECIPES
+from trainer.sanitize import command as sanitize
 from trainer.scalars import RecordedProgress
 from trainer.shift import command as shift
 from trainer.widths import study
@@ -52,13 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="train a recipe, export its ensembles, write the report")
-    run.add_argument("recipe", metavar="RECIPE", help=", ".join(sorted(RECIPES)))
+    chosen_config.add_arguments(run)
     run.add_argument("--out", type=Path, help="folder for the results (default: runs/RECIPE)")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--model", help="another network: torchvision:NAME, MODULE:FUNCTION or FILE.py:FUNCTION")
-    run.add_argument(
-        "--data", help="other data: digits, torchvision:NAME, folder:PATH, text:PATH, MODULE:FUNCTION, FILE.py:FUNCTION"
-    )
     run.add_argument("--from", action="append", metavar="FILE[@EPOCH]", dest="start",
                      help="a trained network to start from, instead of training one: a state_dict of torch or "
                           "safetensors, and the epochs that went into it; may be repeated")  # fmt: skip
@@ -66,8 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         "--only", choices=[name for name in METHODS if name not in ("swa", "swag")], help="one method alone"
     )
     run.add_argument("--restart", action="store_true", help="discard the checkpoints of a run that was interrupted")
-    run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="assignments",
-                     help="change a setting, such as curve.kind=polygonal-chain; may be repeated")  # fmt: skip
     run.add_argument("--tensorboard", type=Path, metavar="DIR", help="write each stage's loss by epoch there")
     run.set_defaults(command=_run)
 
@@ -90,15 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     shift.add_parser(commands)
 
     widths = commands.add_parser("widths", help="find curves for networks of several sizes (paper, Figure 3)")
-    widths.add_argument("recipe", metavar="RECIPE", help=", ".join(sorted(RECIPES)))
+    chosen_config.add_arguments(widths)
     widths.add_argument("--vary", required=True, metavar="FIELD=[VALUE,...]",
                         help="what differs, such as 'model.options.hidden=[[8,8],[32,32]]'")  # fmt: skip
     widths.add_argument("--out", type=Path, help="folder for the runs (default: runs/RECIPE-widths)")
-    widths.add_argument("--seed", type=int, default=0)
     widths.add_argument("--points", type=int, default=Options.points, help="of the curve (default: %(default)s)")
-    widths.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="assignments",
-                        help="as for run")  # fmt: skip
     widths.set_defaults(command=_widths)
+
+    sanitize.add_parser(commands)
 
     export = commands.add_parser("export", help="write an ensemble for other runtimes")
     export.add_argument("directory", type=Path, help="an ensemble directory")
@@ -135,26 +127,18 @@ def _validate(options: argparse.Namespace) -> None:
     _describe(validate(options.directory, None if key is None else signing.trust(key)))
 
 
-def _recipe(options: argparse.Namespace) -> Config:
-    if options.recipe not in RECIPES:
-        near = difflib.get_close_matches(options.recipe, RECIPES, n=3) or sorted(RECIPES)
-        raise InvalidConfig(f"there is no recipe '{options.recipe}'; did you mean {', '.join(near)}?")
-    return RECIPES[options.recipe](options.seed)
-
-
 def configuration(arguments: list[str]) -> Config:
     """What `thalweg-train run …` would train. Raises UserError, and SystemExit for what is no such command."""
     return _configuration(_parser().parse_args(arguments))
 
 
 def _configuration(options: argparse.Namespace) -> Config:
-    shorthands = {"model.factory": options.model, "data.source": options.data, "start": options.start}
-    assignments = [f"{name}={json.dumps(value)}" for name, value in shorthands.items() if value is not None]
-    if options.model is not None:
-        assignments.insert(0, "model.options={}")  # the recipe's are another network's
+    assignments = []
+    if options.start is not None:
+        assignments.append(f"start={json.dumps(options.start)}")
     if options.only is not None:
         assignments.append(f"methods={json.dumps([options.only])}")
-    return override(_recipe(options), [*assignments, *options.assignments])
+    return chosen_config.chosen(options, assignments)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -187,7 +171,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _widths(options: argparse.Namespace) -> None:
-    config = override(_recipe(options), options.assignments)
+    config = chosen_config.chosen(options)
     out = options.out or Path("runs", f"{options.recipe}-widths")
     table = Table(title="Curves by size of the network; train loss with the L2 term", title_justify="left")
     heads = ("value", "size", "worse end", "loss Int", "loss Max", "test error % Int", "Max", "length ratio")

@@ -39,7 +39,7 @@ def align(network: Network, reference: Tensor, weights: Tensor, statistics: Stat
         network.flatten(permuted(network.unflatten(weights), groups, permutations)),
         permuted(statistics, groups, permutations),
     )
-    _check_function(network, Aligned(weights, statistics), aligned, example)
+    check_function(network, Aligned(weights, statistics), aligned, example)
     return aligned
 
 
@@ -108,8 +108,8 @@ def _units(tensor: Tensor, axis: int, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def _check_function(network: Network, before: Aligned, after: Aligned, example: Tensor) -> None:
-    """Raises RuntimeError if the two differ by more than rounding: our bug, and nothing to go on with."""
+def check_function(network: Network, before: Aligned, after: Aligned, example: Tensor) -> None:
+    """Raises RuntimeError if the two answer differently, by more than rounding: our bug, and nothing to go on with."""
     with network.evaluating(), torch.backends.cudnn.flags(allow_tf32=False):
         expected = network.logits(before.weights, before.statistics, example)
         logits = network.logits(after.weights, after.statistics, example)

@@ -34,22 +34,22 @@ class Start:
     weights: Tensor  # [P]
 
 
-def load(network: Network, reference: str) -> Start:
+def load(network: Network, reference: str, setting: str = "start") -> Start:
     """The network's weights from FILE or FILE@EPOCH, a tied tensor under any of its names.
 
     BatchNorm's statistics are checked for shape alone, since every member gets its own; other buffers must be the
-    module's.
+    module's. setting: what named the file.
     Raises InvalidConfig, in one line, for a file of another network.
     """
     path, epochs = path_and_epochs(reference)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InvalidConfig(f"start is '{path}': {error.strerror}") from error
+        raise InvalidConfig(f"{setting} is '{path}': {error.strerror}") from error
     try:
         weights = _weights(network, _unwrap(_read(data, path), network.module.state_dict().keys()))
     except InvalidConfig as error:
-        raise InvalidConfig(f"start '{path}' {error}") from error
+        raise InvalidConfig(f"{setting} '{path}' {error}") from error
     return Start(reference, epochs, hashlib.sha256(data).hexdigest(), weights)
 
 

@@ -34,7 +34,29 @@ class Curve:
 
     def point(self, t: float, out: Tensor | None = None) -> Tensor:
         """φ(t) = Σ_k c_k(t) · w_k  [P], written into `out` if given. Exactly the endpoints at t = 0 and t = 1."""
-        terms = [(c, w) for c, w in zip(self.coefficients(t), self.control_points, strict=True) if c]
+        return self._combined(self.coefficients(t), out)
+
+    def part(self, low: float, high: float) -> "Curve":
+        """The stretch from t = low to t = high as a curve of its own: the same points, where t goes from 0 to 1 again.
+
+        Of a Bezier curve by de Casteljau's algorithm: control point j is the blossom at low, degree − j times, and at
+        high, j times; equal steps of t stay equal. Of a chain: the corners within, an equal share of t for each piece.
+        """
+        if self.kind == "polygonal-chain":
+            corners = [k / (self.bends + 1) for k in range(1, self.bends + 1)]
+            return Curve(self.kind, [self.point(t) for t in (low, *(t for t in corners if low < t < high), high)])
+        degree = self.bends + 1
+        control_points = []
+        for j in range(degree + 1):
+            blossom = torch.eye(degree + 1, dtype=torch.float64)
+            for t in [low] * (degree - j) + [high] * j:
+                blossom = torch.lerp(blossom[:-1], blossom[1:], t)
+            control_points.append(self._combined(blossom[0].tolist()))
+        return Curve(self.kind, control_points)
+
+    def _combined(self, coefficients: Sequence[float], out: Tensor | None = None) -> Tensor:
+        """Σ_k c_k · w_k, written into `out` if given."""
+        terms = [(c, w) for c, w in zip(coefficients, self.control_points, strict=True) if c]
         first, *rest = terms
         point = torch.mul(first[1], first[0], out=out)
         for coefficient, control_point in rest:

@@ -128,7 +128,7 @@ def run(config: Config, out: Path, progress: Progress, restart: bool = False, ra
         raise InvalidConfig(
             f"adversary.norm is '{config.adversary.norm}'; {splits.name} has tokens, expected images or floats"
         )
-    _check_output(out, config.methods)
+    check_output(out, config.methods)
     with ranks.first_goes_ahead():
         if restart and ranks.is_first:
             shutil.rmtree(out / ".checkpoints", ignore_errors=True)
@@ -394,7 +394,7 @@ def _check_memory(config: Config, splits: Splits) -> None:
         )
 
 
-def _check_output(out: Path, methods: list[str]) -> None:
+def check_output(out: Path, methods: list[str]) -> None:
     """Raises OutputExists or OSError unless the results can be written there and replace nothing but an ensemble."""
     out.mkdir(parents=True, exist_ok=True)
     for name in methods:

@@ -102,7 +102,7 @@ def _trace(network: Network, parameters: dict[str, Tensor], statistics: dict[str
             traced = make_fx(functionalize(forward))(parameters, statistics, inputs)
     except Exception as error:  # the module is the user's code
         raise InvalidConfig(
-            f"curve.align: the network cannot be traced, so its units cannot be permuted: {first_line(error)}"
+            f"the network cannot be traced, so its hidden units cannot be permuted: {first_line(error)}"
         ) from error
     traced.graph.eliminate_dead_code()
     return traced.graph

@@ -1,4 +1,4 @@
-"""One endpoint from scratch."""
+"""One network alone: an endpoint from scratch, or one that is trained further."""
 
 from collections.abc import Collection
 
@@ -22,14 +22,16 @@ def endpoint(
     stage: Stage,
     keep: Collection[int] = (),
     saved: StageCheckpoints | None = None,
+    start: Tensor | None = None,
 ) -> dict[int, Tensor]:
-    """A network trained alone, from a fresh initialisation: its weights [P] after the last epoch and those in `keep`.
+    """A network trained alone: its weights [P] after the last epoch and those in `keep`.
 
-    Goes on from what `saved` holds.
+    From `start` [P], which stays as it is, or a fresh initialisation. Goes on from what `saved` holds.
     Raises TrainingDiverged, and InvalidConfig for a network with buffers that members could not share.
     """
     network, saved = objective.network, saved or NoCheckpoints()
-    weights, statistics = network.initial_weights(), network.initial_statistics()
+    weights = network.initial_weights() if start is None else start.clone()
+    statistics = network.initial_statistics()
     iterations = config.epochs * split.batch_count(sgd.batch_size)
 
     def gradients(inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:

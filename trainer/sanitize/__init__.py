@@ -1,0 +1,1 @@
+"""Repairs a network that somebody may have tampered with, from a little clean data: start reading at repair.py."""
