@@ -72,5 +72,7 @@ def _bins(values: NDArray[np.generic]) -> NDArray[np.generic]:
 
 def _repeats(hashes_BS: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which of them an earlier row of the array has as well."""
+    if len(hashes_BS) == 1:
+        return np.zeros(hashes_BS.shape, np.bool_)  # sooner than to find out
     _, first, inverse = np.unique(hashes_BS, return_index=True, return_inverse=True)
     return np.asarray(first[inverse].reshape(hashes_BS.shape) < np.arange(hashes_BS.size).reshape(hashes_BS.shape))

@@ -21,11 +21,13 @@ def watcher(row_values: int = 64) -> NearDuplicates:
     return NearDuplicates(row_values, Counter("rows", "Near", registry=None))
 
 
-@pytest.mark.parametrize("epsilon", [8.0, 38.0])
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8.0), ("linf", 38.0), ("l2", 128.0)])
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_most_of_the_first_queries_of_square_are_found(index: int, epsilon: float) -> None:
-    found, draw = watcher(), np.random.default_rng(0)
-    near = np.concatenate([found.near("attacker", row[None]) for row in square(DIGITS[index], epsilon, 200, draw)])
+def test_most_of_the_first_queries_of_square_are_found(index: int, norm: str, epsilon: float) -> None:
+    found = watcher()
+    near = np.concatenate(
+        [found.near("attacker", row[None]) for row in square(DIGITS[index], norm, epsilon, 1000, seed=0)]
+    )
     assert near[:50].any()
     assert near.mean() > 0.5
 
@@ -88,7 +90,7 @@ def test_a_server_counts_them_by_model(small_run: Any) -> None:
     ):
         client.predict(rows)
         assert counted(server) <= 0.001 * len(rows)
-        for row in square(DIGITS[0], 38.0, 200, np.random.default_rng(0)):
+        for row in square(DIGITS[0], "linf", 38.0, 1000, seed=0):
             client.predict(row[None])
         assert counted(server) > 100
 

@@ -1,7 +1,6 @@
 """`thalweg-train attack`: its arguments, and what it prints."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,10 @@ def _table(found: Found) -> Table:
     options = found.options
     norm = {"linf": "L∞", "l2": "L2"}[options.norm]
     table = Table(title=f"Accuracy in %, {found.rows} test rows, {norm} {options.epsilon:g}", title_justify="left")
-    names: Sequence[str] = heads(found)
-    for name in names:
-        table.add_column(name, justify="left" if name == names[0] else "right", no_wrap=name == names[0])
-    for line in cells(found):
+    first, *others = heads(found, full=False)
+    table.add_column(first, min_width=22)
+    for name in others:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for line in cells(found, full=False):
         table.add_row(*line)
     return table

@@ -17,7 +17,8 @@ import torch
 from trainer import atomic_file, finished_run
 from trainer.attack import apgd, ball, black_box, checks, figures, masking, report, scores, summary, target, white_box
 from trainer.attack.attacking import Attacking, Victim
-from trainer.attack.results import CLEAN, WORST, Found, Line, Options, Predictor
+from trainer.attack.oracle import sendable
+from trainer.attack.results import CLEAN, WHOLE, WORST, Found, Line, Options, Predictor
 from trainer.attack.store import Store, digest
 from trainer.attack.white_box import Attack
 from trainer.errors import InvalidConfig
@@ -141,8 +142,12 @@ def _digest(run: FinishedRun, method: str, members: int | None = None) -> str:
 
 
 def _white_box(this: Attacking, victim: Victim, attacks: Sequence[Attack], found: Found) -> None:
-    """Each attack, and the worst of them for each row; to leave a row as it is is among an adversary's choices."""
+    """Each attack, and the worst of them for each row; to leave a row as it is is among an adversary's choices.
+
+    Of pixels the worst again, rounded to whole levels, which is what a client can send.
+    """
     rights = [scores.judge(victim.target, this.clean, this.targets)]
+    whole = rights.copy()
     found.lines.append(Line(CLEAN, "clean", victim.name, rights[0].accuracy()))
     for each in attacks:
         stored = this.examples(each, victim)
@@ -150,4 +155,10 @@ def _white_box(this: Attacking, victim: Victim, attacks: Sequence[Attack], found
         found.lines.append(
             Line(each.name, "white-box", victim.name, rights[-1].accuracy(), each.settings, float(stored["seconds"]))
         )
+        if this.rows.dtype == torch.uint8:
+            rows = this.clean.cpu()
+            sent = rows + sendable(this.ball, rows, stored["rows"] - rows)
+            whole.append(scores.judge(victim.target, sent, this.targets))
     found.lines.append(Line(WORST, "worst", victim.name, scores.worst(rights)))
+    if len(whole) > 1:
+        found.lines.append(Line(WHOLE, "worst", victim.name, scores.worst(whole)))

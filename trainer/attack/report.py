@@ -49,7 +49,7 @@ def page(found: Found, pictures: dict[str, bytes]) -> str:
 moved by {NORMS[options.norm]} {options.epsilon:g} in units of the raw rows{_trained(found)}.</p>
 {warning}
 <h2>Accuracy, %</h2>
-{_table(heads(found), cells(found, intervals=True))}
+{_table(heads(found, full=True), cells(found, full=True))}
 {READING}
 {shown("accuracy")}
 <h2>Who was attacked</h2>

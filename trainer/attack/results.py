@@ -8,7 +8,7 @@ from trainer.attack.scores import Accuracy
 from trainer.errors import InvalidConfig
 
 WHITE_BOX = ("PGD", "ARC", "APGD-CE", "APGD-T")
-CLEAN, WORST, WHOLE = "none", "worst white-box", "worst white-box, whole levels"
+CLEAN, WORST, WHOLE = "none", "worst white-box", "worst, in whole levels"
 
 
 @dataclass(frozen=True)

@@ -2,41 +2,40 @@
 
 from collections.abc import Iterator
 
-from trainer.attack.results import Found, Line
+from trainer.attack.results import Found, Predictor
 from trainer.attack.scores import Share
 
-RANDOM, MEAN, ALL = "random", "mean", "all members"
+POLICIES = (("expected", "random"), ("mean", "mean"), ("all_members", "all members"))
 
 
-def heads(found: Found) -> list[str]:
-    """Of a single network the three are one."""
-    names = ["attack"]
-    for predictor in found.predictors:
-        if predictor.members == 1:
-            names.append(predictor.name)
-        else:
-            names += [f"{predictor.name}, {what}" for what in (RANDOM, MEAN, ALL)]
-    return names
+def heads(found: Found, *, full: bool) -> list[str]:
+    return ["attack", *(f"{name}, {policy}" if policy else name for name, _, policy in _columns(found, full))]
 
 
-def cells(found: Found, intervals: bool = False) -> Iterator[list[str]]:
-    """In the order in which attacks were made."""
+def cells(found: Found, *, full: bool) -> Iterator[list[str]]:
+    """In the order in which attacks were made. full: with intervals, and all policies for ensembles beside too."""
     for attack in dict.fromkeys(line.attack for line in found.lines):
-        line = [attack]
-        for predictor in found.predictors:
-            own = found.line(attack, predictor.name)
-            line += _shares(own, intervals)[: 1 if predictor.members == 1 else 3]
-        yield line
+        texts = [attack]
+        for name, field, _ in _columns(found, full):
+            line = found.line(attack, name)
+            texts.append(_text(getattr(line.accuracy, field) if line else None, full))
+        yield texts
 
 
-def _shares(line: Line | None, intervals: bool) -> list[str]:
-    if line is None:
-        return ["–"] * 3
-    accuracy = line.accuracy
-    return [_share(share, intervals) for share in (accuracy.expected, accuracy.mean, accuracy.all_members)]
+def _columns(found: Found, full: bool) -> Iterator[tuple[str, str, str]]:
+    """Predictor, field of its accuracy, policy: of a single network all policies are one."""
+    for index, predictor in enumerate(found.predictors):
+        for field, policy in POLICIES[: _count(predictor, full or index == 0)]:
+            yield predictor.name, field, policy if predictor.members > 1 else ""
 
 
-def _share(share: Share | None, interval: bool) -> str:
+def _count(predictor: Predictor, every: bool) -> int:
+    if predictor.members == 1:
+        return 1
+    return 3 if every else 2
+
+
+def _text(share: Share | None, interval: bool) -> str:
     if share is None:
         return "–"
     text = f"{100 * share.value:.1f}"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from trainer import finished_run
 from trainer.__main__ import main
 from trainer.attack import harness, target
 from trainer.attack.harness import ONE, Outcome
-from trainer.attack.results import CLEAN, WORST, Options
+from trainer.attack.results import CLEAN, WHOLE, WORST, Options
 from trainer.errors import InvalidConfig
 from trainer.pipeline import Outcome as Run
 
@@ -43,7 +44,7 @@ def test_every_attack_is_measured_on_the_ensemble_and_one_network(attacked: Outc
     assert [(each.name, each.members, each.training_epochs) for each in found.predictors] == [
         ("fge", 3, 9), (ONE, 1, 6),
     ]  # fmt: skip
-    attacks = [CLEAN, "PGD", "ARC", "APGD-CE", "APGD-T", WORST]
+    attacks = [CLEAN, "PGD", "ARC", "APGD-CE", "APGD-T", WORST, WHOLE]
     assert [line.attack for line in found.lines] == 2 * attacks + 2 * ["from a public endpoint"]
     clean, worst = (found.line(attack, "fge") for attack in (CLEAN, WORST))
     assert clean
@@ -56,6 +57,9 @@ def test_every_attack_is_measured_on_the_ensemble_and_one_network(attacked: Outc
     for line in found.lines[1:6]:
         assert worst.accuracy.expected.value <= line.accuracy.expected.value <= clean.accuracy.expected.value
     assert worst.accuracy.expected.value < 0.3 < 0.6 < clean.accuracy.expected.value
+    whole = found.line(WHOLE, "fge")
+    assert whole
+    assert worst.accuracy.expected.value <= whole.accuracy.expected.value < 0.4
 
 
 def test_accuracy_falls_with_the_radius_and_reaches_0_and_all_checks_pass(attacked: Outcome) -> None:
@@ -66,17 +70,28 @@ def test_accuracy_falls_with_the_radius_and_reaches_0_and_all_checks_pass(attack
     assert len(found.checks) >= 6
 
 
-def test_a_second_call_computes_nothing_and_writes_the_same(attacked: Outcome, run: Path) -> None:
-    before = attacked.numbers.read_bytes()
-    again = harness.attack(run / "fge", SHORT, QUIET)
+@pytest.fixture(scope="module")
+def again(attacked: Outcome, run: Path) -> Iterator[tuple[Outcome, bytes, bytes]]:
+    """A second call, on a directory that was signed since; and what numbers and manifest were before it."""
+    (run / "fge" / "manifest.sig").write_bytes(b"signature")
+    numbers, manifest = attacked.numbers.read_bytes(), (run / "fge" / "manifest.json").read_bytes()
+    yield harness.attack(run / "fge", SHORT, QUIET), numbers, manifest
+    (run / "fge" / "manifest.sig").unlink()
+
+
+def test_a_second_call_computes_nothing_and_writes_the_same(
+    attacked: Outcome, again: tuple[Outcome, bytes, bytes]
+) -> None:
+    second, numbers, _ = again
     assert attacked.computed > 8
-    assert again.computed == 0
-    assert again.numbers.read_bytes() == before
+    assert second.computed == 0
+    assert second.numbers.read_bytes() == numbers
 
 
-def test_other_budgets_compute_what_they_change_alone(attacked: Outcome, run: Path) -> None:
-    again = harness.attack(run / "fge", dataclasses.replace(SHORT, arc_steps=3), QUIET)
-    assert again.computed == 2  # ARC, on two predictors
+def test_a_signed_manifest_is_left_alone_and_told(again: tuple[Outcome, bytes, bytes], run: Path) -> None:
+    second, _, manifest = again
+    assert "left alone: it is signed" in second.summary
+    assert (run / "fge" / "manifest.json").read_bytes() == manifest
 
 
 def test_the_manifest_gets_a_summary_that_a_reader_accepts(attacked: Outcome, run: Path) -> None:
@@ -88,15 +103,6 @@ def test_the_manifest_gets_a_summary_that_a_reader_accepts(attacked: Outcome, ru
     worst = attacked.found.line(WORST, "fge")
     assert worst
     assert manifest.robustness[1].expected_accuracy == worst.accuracy.expected.value
-
-
-def test_a_signed_manifest_is_left_alone_and_told(attacked: Outcome, run: Path) -> None:
-    (run / "fge" / "manifest.sig").write_bytes(b"signature")
-    before = (run / "fge" / "manifest.json").read_bytes()
-    again = harness.attack(run / "fge", SHORT, QUIET)
-    assert "left alone: it is signed" in again.summary
-    assert (run / "fge" / "manifest.json").read_bytes() == before
-    (run / "fge" / "manifest.sig").unlink()
 
 
 def test_the_report_is_one_file_and_marks_what_failed(attacked: Outcome) -> None:
@@ -113,17 +119,19 @@ def test_the_report_is_one_file_and_marks_what_failed(attacked: Outcome) -> None
     assert json.loads(attacked.numbers.read_text())["options"]["epsilon"] == 40.0
 
 
-def test_the_command_prints_the_table_and_where_everything_is(
+def test_the_command_prints_the_table_and_computes_only_what_another_budget_changes(
     attacked: Outcome, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    stored = list((attacked.report.parent / "examples").iterdir())
     arguments = ["attack", str(run / "fge")]
     for name in ("epsilon", "rows", "pgd_steps", "pgd_restarts", "arc_steps", "arc_classes", "apgd_steps",
                  "apgd_targets", "radius_steps", "transfer_steps"):  # fmt: skip
-        arguments += [f"--{name.replace('_', '-')}", str(getattr(SHORT, name))]
+        arguments += [f"--{name.replace('_', '-')}", str(3 if name == "arc_steps" else getattr(SHORT, name))]
     assert main([*arguments, "--queries"]) == 0
     output = capsys.readouterr().out
-    for text in ("fge, random", "one network", WORST, "checks   10 of 10 passed", "attack.html", "L∞ 40"):
+    for text in ("fge,", "members", "network", WORST, "checks   10 of 10 passed", "attack.html", "L∞ 40"):
         assert text in output
+    assert len(list((attacked.report.parent / "examples").iterdir())) == len(stored) + 2  # ARC, on two predictors
 
 
 def test_what_is_no_ensemble_of_a_finished_run_is_told(run: Path, tiny_directory: Path) -> None:
