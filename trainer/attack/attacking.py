@@ -24,6 +24,7 @@ class Victim:
 
     name: str
     target: Target
+    method: str  # of the run: whose members it has, or whose first one
     training_epochs: int | None  # of all the networks and curves that it needed; None where the run does not say
     digest: str  # of everything that its answers depend on
 

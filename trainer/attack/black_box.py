@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer import finished_run
-from trainer.attack import oracle, repeat, scores, transfer
+from trainer.attack import exported, oracle, repeat, scores, transfer
 from trainer.attack.attacking import Attacking, Victim
 from trainer.attack.ball import floats
 from trainer.attack.curve_points import random_point
@@ -53,6 +53,9 @@ def attack(this: Attacking, victims: Sequence[Victim]) -> Iterator[Line]:
     """Everything, on each predictor. The first is the ensemble, whom the server serves; it alone is asked repeatedly.
 
     Raises UserError for a live server that cannot be asked, or serves something else.
+
+    On one core of a virtual machine, digits and small_conv: 0.014 ms a query of one member, 0.053 of the mean of five,
+    0.057 of a network of the curve. So 500 rows and 5,000 queries take 35, 134 and 142 s; rows that are fooled save.
     """
     yield from transfers(this, victims)
     if not this.options.queries:
@@ -121,12 +124,14 @@ def transfers(this: Attacking, victims: Sequence[Victim]) -> Iterator[Line]:
 
 
 def _ways(this: Attacking, victim: Victim, times: Sequence[int], curve: bool) -> Iterator[Way]:
-    answers = this.options.answers
-    mean = oracle.disclosing(oracle.mean(victim.target), answers)
-    if len(victim.target) == 1:  # beside every policy of the others it answers as ever
+    answers, asked = this.options.answers, exported.load(this.run, victim.method)
+    if len(victim.target) == 1:
+        asked = asked.member(0)
+    mean = oracle.disclosing(oracle.mean(asked), answers)
+    if len(asked) == 1:  # beside every policy of the others it answers as ever
         yield Way("random", mean, answers, draws=False)
     else:
-        drawn = oracle.disclosing(oracle.random_member(victim.target), answers)
+        drawn = oracle.disclosing(oracle.random_member(asked), answers)
         for count in sorted(set(times)):
             yield Way("random", drawn, answers, count)
         if curve and (point := _random_point(this)) is not None:

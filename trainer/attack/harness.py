@@ -125,9 +125,9 @@ def _victims(run: FinishedRun, method: str, options: Options) -> list[Victim]:
     ends = next((name for name in ("curve", "ind") if name in run.ensembles), None)
     epochs = run.config.endpoint.epochs if ends else None
     first = target.load(run, ends or method).member(0)
-    alone = Victim(ONE, first, epochs, _digest(run, ends or method, 1))
+    alone = Victim(ONE, first, ends or method, epochs, _digest(run, ends or method, 1))
     ensembles = [
-        Victim(name, target.load(run, name), run.training_epochs.get(NAMES.get(name, name)), _digest(run, name))
+        Victim(name, target.load(run, name), name, run.training_epochs.get(NAMES.get(name, name)), _digest(run, name))
         for name in (method, *(options.against or ()))
     ]
     return [ensembles[0], alone, *ensembles[1:]]

@@ -5,7 +5,9 @@ Draws come from torch's global generator on the CPU; a server's come from the op
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.attack.ball import Ball
@@ -76,6 +78,15 @@ def rounded(probs_NC: Tensor, decimals: int) -> Tensor:
     rank = (units - scaled).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     units += rank < missing
     return units / scale
+
+
+def as_sent(rows: Tensor, dtype: np.dtype) -> NDArray[np.generic]:
+    """Rows as the model takes them. Raises ValueError for values that its type does not have."""
+    values = rows.cpu().numpy()
+    sent = values.astype(dtype)
+    if not np.array_equal(sent, values):
+        raise ValueError(f"rows hold values that {dtype} does not have")
+    return sent
 
 
 def sendable(ball: Ball, clean: Tensor, shift: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from protos import open_inference_grpc_pb2 as oip
 from protos.graph import DATATYPES
 from protos.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
-from trainer.attack.oracle import OutOfQueries
+from trainer.attack.oracle import OutOfQueries, as_sent
 from trainer.errors import UserError
 
 IN_FLIGHT = 4  # requests at a time: enough to keep a server busy, too few to fill its queue
@@ -131,10 +131,7 @@ class ServerOracle:
     def _request(self, rows: Tensor) -> oip.ModelInferRequest:
         request = oip.ModelInferRequest(model_name=self._model)
         request.inputs.add(name=self._input, datatype=self._datatype, shape=rows.shape)
-        values = rows.numpy().astype(DATATYPES[self._datatype].newbyteorder("<"))
-        if not np.array_equal(values, rows.numpy()):
-            raise ValueError(f"rows hold values that {self._datatype} does not have")
-        request.raw_input_contents.append(values.tobytes())
+        request.raw_input_contents.append(as_sent(rows, DATATYPES[self._datatype].newbyteorder("<")).tobytes())
         request.outputs.add(name=self._output)
         return request
 

@@ -116,7 +116,7 @@ def test_rows_that_the_model_cannot_take_exactly_are_a_mistake_of_ours(tmp_path:
     pictures = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
     with ServerProcess(tmp_path / "pictures") as server, oracle(server, pictures) as asked:
         assert len(asked(pictures + 7.0)) == 2
-        with pytest.raises(ValueError, match="rows hold values that UINT8 does not have"):
+        with pytest.raises(ValueError, match="rows hold values that uint8 does not have"):
             asked(pictures + 0.5)
 
 
