@@ -94,38 +94,27 @@ def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
         ServerOracle("127.0.0.1:9", "tiny", ROWS, 3, timeout_s=5)
 
 
-def test_a_request_that_is_refused_says_how_many_queries_were_answered(tiny_directory: Path) -> None:
-    with ServerProcess(tiny_directory) as server, oracle(server) as asked:
-        asked(ROWS)
-        server.stop()
-        with pytest.raises(UserError, match="said UNAVAILABLE after 7 queries"):
-            asked(ROWS)
-
-
-def test_a_query_budget_that_is_used_up_ends_the_attack_with_what_it_has(tiny_directory: Path) -> None:
+def test_a_query_budget_that_is_used_up_is_told_from_a_server_that_is_gone(tiny_directory: Path) -> None:
     limits = ("--client-identity", "address", "--query-budget-rate", "0.01", "--query-budget-burst", "100")
     with ServerProcess(tiny_directory, *limits) as server, oracle(server) as asked:
         for _ in range(14):
             asked(ROWS)
         with pytest.raises(OutOfQueries, match=r"said RESOURCE_EXHAUSTED after 98 queries: .*query budget is used up"):
             asked(ROWS)
+        server.stop()
+        with pytest.raises(UserError, match="said UNAVAILABLE after 98 queries"):
+            asked(ROWS)
 
 
-def test_rows_that_the_model_cannot_take_exactly_are_a_mistake_of_ours(tmp_path: Path) -> None:
-    tiny_ensemble.write(tmp_path / "pictures", datatype="UINT8", name="tiny", row_shape=(1, 2, 2))
-    pictures = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
-    with ServerProcess(tmp_path / "pictures") as server, oracle(server, pictures) as asked:
-        assert len(asked(pictures + 7.0)) == 2
-        with pytest.raises(ValueError, match="rows hold values that uint8 does not have"):
-            asked(pictures + 0.5)
-
-
-def test_the_attack_through_a_server_and_the_one_in_this_process_agree(small_run: Outcome) -> None:
+@pytest.mark.parametrize(("count", "queries"), [(60, 100), pytest.param(300, 500, marks=pytest.mark.slow)])
+def test_the_attack_through_a_server_and_the_one_in_this_process_agree(
+    small_run: Outcome, count: int, queries: int
+) -> None:
     """Square with fresh draws on digits; both scored exactly, over all members."""
     run = finished_run.load(small_run.report.parent)
     ensemble = target.load(run, "curve")
-    rows, targets = run.splits.test.inputs[:100], run.splits.test.targets[:100]
-    ball, budget = around(rows, "linf", 24.0), [250]
+    rows, targets = run.splits.test.inputs[:count], run.splits.test.targets[:count]
+    ball, budget = around(rows, "linf", 24.0), [queries]
     torch.manual_seed(0)
     (here,) = square.attack(random_member(ensemble), floats(rows), targets, ball, budget)
     options = ("--policy", "random", "--max-batch-rows", "128")
@@ -134,10 +123,10 @@ def test_the_attack_through_a_server_and_the_one_in_this_process_agree(small_run
         ServerOracle(server.grpc, "digits", rows, 10) as asked,
     ):
         (there,) = square.attack(asked, floats(rows), targets, ball, budget)
-        assert asked.queries == there.asked == 25_000
+        assert asked.queries == there.asked == count * queries
     clean, ours, theirs = (
         judge(ensemble, at, targets).accuracy().expected for at in (floats(rows), here.rows, there.rows)
     )
     assert ours.low <= theirs.value <= ours.high
     assert theirs.low <= ours.value <= theirs.high
-    assert theirs.high < clean.value  # it did something
+    assert theirs.value < clean.low  # it did something

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from tests.trainer.attack.images import at_odds, free, linear, right
 from tests.trainer.attack.two_classes import ones
-from trainer.attack import square
+from trainer import finished_run
+from trainer.attack import exported, square
 from trainer.attack.ball import around, floats
-from trainer.attack.oracle import OutOfQueries, disclosing, mean, random_member
-from trainer.attack.scores import clopper_pearson
+from trainer.attack.oracle import Oracle, OutOfQueries, disclosing, mean, random_member
+from trainer.attack.scores import clopper_pearson, judge
+from trainer.attack.target import Target
 from trainer.errors import InvalidConfig
+from trainer.pipeline import Outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -172,6 +175,16 @@ def test_as_many_rows_withstand_it_as_autoattacks_square(
     assert share.low <= ours / len(rows) <= share.high
 
 
+def keyed_by_row(target: Target) -> Oracle:
+    """The wrong way to choose a member: a hash of the row."""
+
+    def answer(sent: Tensor) -> Tensor:
+        chosen = torch.tensor([zlib.crc32(row.numpy().tobytes()) % len(target) for row in sent])
+        return target.log_probs(sent).exp()[chosen, torch.arange(len(sent))]
+
+    return torch.no_grad()(answer)
+
+
 def test_a_member_keyed_by_the_input_is_broken_and_one_drawn_afresh_is_not() -> None:
     """Never serve this: the regression that keeps anyone from adding it.
 
@@ -181,10 +194,7 @@ def test_a_member_keyed_by_the_input_is_broken_and_one_drawn_afresh_is_not() -> 
     """
     target, rows, targets = at_odds(3, (1, 6, 6)), torch.zeros(100, 1, 6, 6), ones(100)
 
-    def keyed(sent: Tensor) -> Tensor:
-        chosen = torch.tensor([zlib.crc32(row.numpy().tobytes()) % len(target) for row in sent])
-        return target.log_probs(sent).exp()[chosen, torch.arange(len(sent))]
-
+    keyed = keyed_by_row(target)
     torch.manual_seed(0)
     (fixed,) = square.attack(keyed, rows, targets, free(), [1000], stop_when_fooled=True)
     (fresh,) = square.attack(random_member(target), rows, targets, free(), [1000])
@@ -193,3 +203,18 @@ def test_a_member_keyed_by_the_input_is_broken_and_one_drawn_afresh_is_not() -> 
     assert under_key.high < 0.25
     assert drawn.low > 0.5
     assert float(right(target, fresh.rows).double().mean()) >= 2 / 3  # exactly, over all draws
+
+
+@pytest.mark.slow
+def test_keyed_members_of_a_curve_on_digits_are_broken_where_fresh_draws_hold(small_run: Outcome) -> None:
+    run = finished_run.load(small_run.report.parent)
+    target = exported.load(run, "curve")
+    rows, targets = run.splits.test.inputs[:200], run.splits.test.targets[:200]
+    clean, ball = floats(rows), around(rows, "linf", 20.0)
+    keyed = keyed_by_row(target)
+    torch.manual_seed(0)
+    (fixed,) = square.attack(keyed, clean, targets, ball, [500], stop_when_fooled=True)
+    (fresh,) = square.attack(random_member(target), clean, targets, ball, [500])
+    under_key = clopper_pearson(int((keyed(fixed.rows).argmax(1) == targets).sum()), 200)
+    drawn = judge(target, fresh.rows, targets).accuracy().expected
+    assert under_key.high < drawn.low
