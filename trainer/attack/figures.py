@@ -78,19 +78,19 @@ def _accuracy(found: Found) -> bytes:
         axis.grid(visible=False, axis="y")
         figure.legend(loc="outside lower center", ncols=3, fontsize=9)
 
-    return png(draw, (9.2, 1.2 + 0.16 * len(series) * len(attacks) + 0.1 * len(attacks)))
+    return png(draw, (9.2, 1.2 + (0.11 * len(series) + 0.1) * len(attacks)))
 
 
 def _radii(radii: list[Radius]) -> bytes:
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
-        epsilons = [radius.epsilon for radius in radii]
+        places = range(len(radii))  # each radius twice the last
         for field, label, colour in (
             ("expected", "random member", CURVE), ("mean", "mean", FGE), ("all_members", "all members", SEGMENT),
         ):  # fmt: skip
             values = [100 * getattr(radius.accuracy, field).value for radius in radii]
-            axis.plot(epsilons, values, "o-", color=colour, label=label, linewidth=1.6, markersize=4)
-        axis.set_xscale("symlog", linthresh=min(epsilons[1:], default=1.0))
+            axis.plot(places, values, "o-", color=colour, label=label, linewidth=1.6, markersize=4)
+        axis.set_xticks(places, [f"{radius.epsilon:g}" for radius in radii])
         axis.set_xlabel("radius, in units of the raw rows")
         axis.set_title("accuracy under a short PGD, %")
         axis.set_ylim(-2, 102)
