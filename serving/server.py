@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -132,12 +133,20 @@ async def _drain(settings: Settings, servicer: InferenceServicer, port: int, htt
     sockets.stop_listening(port)
     if http_server is not None:
         http_server.stop_listening()
-    aged_seconds = 1.1 * settings.max_connection_age_seconds  # by then the last connection has ended without loss
-    await servicer.quiet(QUIET_SECONDS, max(QUIET_LIMIT_SECONDS, min(aged_seconds, settings.grace_seconds)))
+    if settings.max_connection_age_seconds:  # by when they have ended without loss, however seldom a client asks
+        aged_seconds = 1.1 * settings.max_connection_age_seconds + QUIET_LIMIT_SECONDS
+        await _until_none_is_connected(port, min(aged_seconds, settings.grace_seconds))
+    await servicer.quiet(QUIET_SECONDS, QUIET_LIMIT_SECONDS)
     servicer.refuse()
     await servicer.finished(settings.grace_seconds if was_ready else 0.0)
     await asyncio.sleep(QUIET_SECONDS)  # the last answers are on their way
     sockets.disconnect(port)
+
+
+async def _until_none_is_connected(port: int, limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while sockets.connections(port) and time.monotonic() < end:  # noqa: ASYNC110  # nothing tells of their end
+        await asyncio.sleep(QUIET_SECONDS)
 
 
 async def _close(repository: Repository, reloader: Reloader, decoder: Decoder, tracer: Tracer | None) -> None:

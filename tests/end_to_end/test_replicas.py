@@ -3,6 +3,7 @@
 The proxies' settings are those that docs/operations.md recommends; their clients make one attempt.
 """
 
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -72,6 +73,32 @@ def test_a_client_that_never_retries_does_not_notice_where_connections_age(tiny_
         ):
             stop_one_under(load, [one, two])
         assert load.failures == []
+
+
+def test_a_client_that_asks_seldom_is_answered_until_its_connection_has_ended(tiny_directory: Path) -> None:
+    ended = threading.Event()
+    with (
+        ServerProcess(tiny_directory, "--max-connection-age-seconds", "2") as server,
+        grpc.insecure_channel(server.grpc, [("grpc.enable_retries", 0)]) as channel,
+    ):
+        ask = asking_once(channel)
+        ask()
+        states = set()
+
+        def changed(state: grpc.ChannelConnectivity) -> None:
+            states.add(state)
+            if state is not grpc.ChannelConnectivity.READY and grpc.ChannelConnectivity.READY in states:
+                ended.set()
+
+        channel.subscribe(changed)
+        server.process.terminate()
+        answered = 0
+        while not ended.wait(0.25):  # longer than what a server takes for silence
+            ask()
+            answered += 1
+        assert answered >= 1
+        _, errors = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0, errors
 
 
 @needs["nginx"]
