@@ -41,12 +41,13 @@ class Way:
     answers: str  # full, rounded:N or labels
     times: int = 1
     draws: bool = True  # whether equal rows may be answered differently
-    through: str = ""  # a server's address
+    live: bool = False  # a server does
 
     @property
     def name(self) -> str:
-        times = f", each point {self.times} times" if self.times > 1 else ""
-        return f"Square, {self.policy}{times}" + (f", through {self.through}" if self.through else "")
+        square = f"Square ×{self.times}" if self.times > 1 else "Square"
+        coarse = self.answers if self.answers != "full" else ""
+        return ", ".join(filter(None, (square, self.policy, coarse, "live" if self.live else "")))
 
 
 def attack(this: Attacking, victims: Sequence[Victim]) -> Iterator[Line]:
@@ -100,7 +101,7 @@ def through(this: Attacking, victim: Victim, server: "ServerOracle") -> Iterator
     _check_same(server(floats(this.rows)), victim, server, floats(this.rows))
     draws = server.policy != "mean"
     for times in sorted(set(this.options.repeat)) if draws else [1]:
-        way = Way(server.policy, server, server.answers, times, draws, server.address)
+        way = Way(server.policy, server, server.answers, times, draws, live=True)
         if budgets := _budgets(this, way):
             yield from _lines(_search(this, victim, way, budgets), victim, way, budgets)
 
@@ -124,19 +125,21 @@ def transfers(this: Attacking, victims: Sequence[Victim]) -> Iterator[Line]:
 
 
 def _ways(this: Attacking, victim: Victim, times: Sequence[int], curve: bool) -> Iterator[Way]:
-    answers, asked = this.options.answers, exported.load(this.run, victim.method)
+    asked = exported.load(this.run, victim.method)
     if len(victim.target) == 1:
         asked = asked.member(0)
-    mean = oracle.disclosing(oracle.mean(asked), answers)
-    if len(asked) == 1:  # beside every policy of the others it answers as ever
-        yield Way("random", mean, answers, draws=False)
-    else:
-        drawn = oracle.disclosing(oracle.random_member(asked), answers)
-        for count in sorted(set(times)):
-            yield Way("random", drawn, answers, count)
-        if curve and (point := _random_point(this)) is not None:
+    point = _random_point(this) if curve and len(asked) > 1 else None
+    for answers in this.options.answers:
+        mean = oracle.disclosing(oracle.mean(asked), answers)
+        if len(asked) == 1:  # beside every policy of the others it answers as ever
+            yield Way("random", mean, answers, draws=False)
+        else:
+            drawn = oracle.disclosing(oracle.random_member(asked), answers)
+            for count in sorted(set(times)):
+                yield Way("random", drawn, answers, count)
+        if point is not None:
             yield Way("curve", oracle.disclosing(point, answers), answers)
-    yield Way("mean", mean, answers, draws=False)
+        yield Way("mean", mean, answers, draws=False)
 
 
 def _random_point(this: Attacking) -> Oracle | None:
@@ -210,7 +213,7 @@ def _lines(stored: Tensors, victim: Victim, way: Way, budgets: list[int]) -> Ite
         if asked := int(stored[f"asked-{budget}"]):
             settings: dict[str, Any] = {"queries a row": budget, "in all": asked, "answers": way.answers}
             name = f"{way.name}, {budget:,} queries"
-            kind = "live" if way.through else "black-box"
+            kind = "live" if way.live else "black-box"
             yield Line(name, kind, victim.name, _accuracy(stored, budget), settings, float(stored["seconds"]))
 
 

@@ -46,8 +46,8 @@ def add_parser(commands: Any) -> None:
                         help="of each row, for Square; no number: nobody asks (default: 1000 5000)")  # fmt: skip
     parser.add_argument("--repeat", type=int, nargs="+", default=Options.repeat, metavar="N",
                         help="how often each point is asked about, by policy random (default: 1 5 12 24)")  # fmt: skip
-    parser.add_argument("--answers", default=Options.answers, metavar="KIND",
-                        help="full, labels or rounded:N, as of --round-probs N (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--answers", nargs="+", default=Options.answers, metavar="KIND",
+                        help="seen by Square: full, labels, rounded:N (--round-probs N) (default: full)")  # fmt: skip
     parser.add_argument("--outsider", default=Options.outsider, metavar="RUN",
                         help="another run, whose first network examples are made on (default: one of method ind that "
                              "no other method starts from)")  # fmt: skip
@@ -61,7 +61,7 @@ def add_parser(commands: Any) -> None:
 
 def _attack(options: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
-    for name in ("attacks", "against", "queries", "repeat"):
+    for name in ("attacks", "against", "queries", "repeat", "answers"):
         given[name] = None if given[name] is None else tuple(given[name])
     outcome = harness.attack(options.directory, Options(**given), Progress())
     found = outcome.found

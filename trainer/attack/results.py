@@ -32,7 +32,7 @@ class Options:
     outsider: str = ""  # folder of another run, whose first network it is; empty: a network of method ind
     queries: tuple[int, ...] = (1000, 5000)  # budgets of a row, for Square; none: no attack that asks
     repeat: tuple[int, ...] = (1, 5, 12, 24)  # how often each point is asked about, of the ensemble by policy random
-    answers: str = "full"  # that are attacked: full, rounded:N, labels
+    answers: tuple[str, ...] = ("full",)  # that are attacked, each by itself: full, rounded:N, labels
     through: str = ""  # HOST:PORT of a live server of the ensemble, to be attacked as well
     token_file: str = ""  # a bearer token for it
     tls_authorities: str = ""  # PEM; encrypted, these say who it is
@@ -53,7 +53,8 @@ class Options:
         for name, values in (("queries", self.queries), ("repeat", self.repeat)):
             if values and min(values) < 1:
                 raise InvalidConfig(f"--{name} has {min(values)}; expected 1 or more")
-        oracle.check(self.answers)
+        for answers in self.answers:
+            oracle.check(answers)
 
 
 @dataclass(frozen=True)

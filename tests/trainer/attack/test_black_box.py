@@ -49,11 +49,11 @@ def test_every_way_of_asking_is_a_line_at_each_budget_that_allows_a_point(attack
     _, _, lines = attack(ASKING)
     ensemble = [
         "Square, random, 4 queries", "Square, random, 40 queries",
-        "Square, random, each point 5 times, 40 queries",
+        "Square ×5, random, 40 queries",
         "Square, curve, 4 queries", "Square, curve, 40 queries",
         "Square, mean, 4 queries", "Square, mean, 40 queries",
     ]  # fmt: skip
-    once = [name for name in ensemble if "curve" not in name and "times" not in name]
+    once = [name for name in ensemble if "curve" not in name and "×" not in name]
     for predictor, names in (("curve", ensemble), (ONE, once), ("fge", once)):
         own = [line for line in lines if line.predictor == predictor]
         assert [line.attack for line in own if line.kind == "transfer"] == ["from a public endpoint"]
@@ -63,8 +63,8 @@ def test_every_way_of_asking_is_a_line_at_each_budget_that_allows_a_point(attack
 def test_who_draws_is_asked_to_the_end_and_who_does_not_until_a_row_is_fooled(attack: Attack) -> None:
     _, _, lines = attack(ASKING)
     found = {(line.predictor, line.attack): line for line in lines}
-    for policy in ("random", "random, each point 5 times", "curve"):
-        settings = found["curve", f"Square, {policy}, 40 queries"].settings
+    for way in ("Square, random", "Square ×5, random", "Square, curve"):
+        settings = found["curve", f"{way}, 40 queries"].settings
         assert settings == {"queries a row": 40, "in all": 1600, "answers": "full"}
     assert found["curve", "Square, mean, 40 queries"].settings["in all"] < 1600
     by_random, by_mean = (found[ONE, f"Square, {policy}, 40 queries"].accuracy for policy in ("random", "mean"))
@@ -89,7 +89,7 @@ def test_a_second_call_computes_nothing_and_other_answers_what_they_change(attac
     attack(ASKING)
     this, _, _ = attack(ASKING)
     assert this.store.computed == 0
-    this, _, lines = attack(dataclasses.replace(ASKING, answers="labels", queries=(4,)))
+    this, _, lines = attack(dataclasses.replace(ASKING, answers=("labels",), queries=(4,)))
     assert this.store.computed == 6  # random, curve, mean; of fge random and mean; the network
     assert {line.settings["answers"] for line in lines if line.kind == "black-box"} == {"labels"}
 
@@ -103,8 +103,11 @@ def test_a_live_server_is_attacked_as_well_and_told_from_one_of_another_ensemble
         found = {line.attack: line.settings for line in lines if line.kind == "live"}
         with pytest.raises(UserError, match="serves another ensemble than fge: an answer is"):
             attack(live, slice(2, 3))
-    name = f"Square, random, each point 5 times, through {server.grpc}, 40 queries"
-    assert found[name] == {"queries a row": 40, "in all": 1600, "answers": "rounded:3"}
+    assert found["Square ×5, random, rounded:3, live, 40 queries"] == {
+        "queries a row": 40,
+        "in all": 1600,
+        "answers": "rounded:3",
+    }
     assert len(found) == 3
 
 
@@ -112,4 +115,4 @@ def test_options_that_no_server_or_budget_has_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="--queries has 0; expected 1 or more"):
         Options(queries=(0, 100))
     with pytest.raises(InvalidConfig, match="--answers is 'most'; expected full, labels, or rounded:N"):
-        Options(answers="most")
+        Options(answers=("most",))
