@@ -119,11 +119,13 @@ class ServerOracle:
         properties = told.properties
         if missing := {"class_labels", "max_batch_rows", "policy"} - set(properties):
             raise self._unfit(f"says nothing of its {min(missing)}", "a model that Thalweg serves")
-        labels = json.loads(properties["class_labels"])
+        labels, rows = _list(properties["class_labels"]), properties["max_batch_rows"]
+        if not rows.isdigit() or not int(rows):
+            raise self._unfit(f"takes '{rows[:80]}' rows at most", "1 or more")
         if len(labels) != classes:
             raise self._unfit(f"has {len(labels)} classes", str(classes))
-        self._classes = {label.encode(): index for index, label in enumerate(labels)}
-        self._batch_rows = int(properties["max_batch_rows"])
+        self._classes = {str(label).encode(): index for index, label in enumerate(labels)}
+        self._batch_rows = int(rows)
         self.policy = properties["policy"]  # that answers whoever asks for none
         if self.policy not in POLICIES:
             raise self._unfit(f"answers by policy '{self.policy}'", " or ".join(POLICIES))
@@ -174,6 +176,15 @@ def decimals(probs: Tensor, least: int = 0) -> int:
         if ((exact.round(decimals=count) - exact).abs() <= 1e-7 * exact).all():
             return count
     return MOST_DECIMALS + 1
+
+
+def _list(text: str) -> list[object]:
+    """What JSON says, if it is a list; else an empty one."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return []
+    return value if isinstance(value, list) else []
 
 
 def _elements(data: bytes) -> Iterator[bytes]:
