@@ -55,3 +55,27 @@ def test_making_a_point_leaves_the_control_points_alone() -> None:
         curve.point(t).zero_()
     for point, copy in zip(curve.control_points, before, strict=True):
         assert torch.equal(point, copy)
+
+
+@pytest.mark.parametrize("bends", [0, 1, 2, 4])
+def test_a_part_of_a_bezier_curve_has_its_points_at_equal_shares_of_t(bends: int) -> None:
+    curve = Curve("bezier", [point.double() for point in points(bends + 2)])
+    part = curve.part(0.2, 0.7)
+    assert part.bends == bends
+    for share in (0.0, 0.1, 0.37, 0.5, 0.93, 1.0):
+        torch.testing.assert_close(part.point(share), curve.point(0.2 + share * 0.5), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_as_a_part_is_the_curve_itself(kind: str) -> None:
+    curve = Curve(kind, points(4))
+    for ours, theirs in zip(curve.part(0.0, 1.0).control_points, curve.control_points, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_a_part_of_a_chain_keeps_the_corners_within() -> None:
+    chain = Curve("polygonal-chain", points(4))  # corners at 1/3 and 2/3
+    assert [part.bends for part in (chain.part(0.2, 0.8), chain.part(0.2, 0.5), chain.part(0.4, 0.6))] == [2, 1, 0]
+    first, corner, last = chain.part(0.2, 0.5).control_points
+    assert torch.equal(corner, chain.control_points[1])
+    torch.testing.assert_close((first, last), (chain.point(0.2), chain.point(0.5)), rtol=0, atol=0)

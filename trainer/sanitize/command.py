@@ -64,8 +64,13 @@ def _sanitize(options: argparse.Namespace) -> None:
     out = options.out or Path("runs", f"{options.recipe}-sanitized")
     outcome = repair(config, wanted, out, Progress(), options.restart)
     results = outcome.results
-    OUT.print(_table("Along the curve, test rows; *: may be exported", *report.curve_table(results)))
-    OUT.print(_table("Repaired networks, test rows; *: recommended", *report.summary_table(results)))
+    OUT.print(_table("Along the curve, test rows; *: may be exported; heads: rate", *report.curve_table(results)))
+    OUT.print(
+        _table(
+            "Repaired networks, test rows; *: recommended; changed: answered otherwise than by the suspect",
+            *report.summary_table(results),
+        )
+    )
     OUT.print(results.rule, soft_wrap=True)
     OUT.print(report.verdict(results), soft_wrap=True)
     OUT.print(f"ensemble {outcome.ensemble}", soft_wrap=True)

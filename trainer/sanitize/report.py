@@ -16,9 +16,9 @@ CAPTION = (
 
 def summary_table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Heads, and a line for the suspect and each candidate, on test rows; a star at what is recommended."""
-    heads = ["network", "members", "accuracy %", "95 % interval", "answered otherwise than by the suspect %"]
+    heads = ["network", "nets", "accuracy %", "95 %", "changed %"]
     if results.suspect.test.attack_success is not None:
-        heads += ["attack success %", "95 % interval", "the same rows without trigger %"]
+        heads += ["attack success %", "95 %", "without trigger %"]
     lines = [["suspect, BatchNorm recalibrated", "1", *_cells(results.suspect.test)]]
     for candidate in results.candidates:
         star = " *" if candidate == results.recommended else ""
@@ -27,12 +27,12 @@ def summary_table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def curve_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """A line for each t, on test rows; a star where a member may be exported."""
+    """A line for each t, in the head the rate, on test rows; a star where a member may be exported."""
     low, high = results.options.allowed
     known = results.suspect.test.attack_success is not None
     heads = ["t"]
     for rate in results.curves:
-        heads += [f"accuracy %, rate {rate}", f"{'attack success' if known else 'answered otherwise'} %, rate {rate}"]
+        heads += [f"accuracy %, {rate}", f"{'attack success' if known else 'changed'} %, {rate}"]
     lines = []
     for points in zip(*results.curves.values(), strict=True):
         t = points[0].t
@@ -79,11 +79,14 @@ same size, the same schedule and the same rates:
 {", ".join(f"{rate:g}" for rate in options.rates)}. Rows: {html.escape(rows)}.</p>
 <p>{html.escape(results.rule)} What stands below was measured on test rows, which took no part in that.</p>
 {_html_table(*summary_table(results))}
+<p class="note"><em>95 %</em>: the interval of what stands before it (Wilson). <em>Changed</em>: answered with another class
+than by the suspect. <em>Attack success</em>: rows of other classes that the trigger turns into the target; without it, so
+many are taken for the target anyway. A star: recommended.</p>
 {figure(picture, CAPTION)}
 <h2>Along the curve</h2>
 {_html_table(*curve_table(results))}
 <p class="note">Both ends compute what the suspects do; no member with t below {low:g} or above {high:g} is exported.
-<em>Attack success</em>: rows of other classes that the trigger turns into the target.</p>
+In the heads stands the rate.</p>
 <h2>How it was made</h2>
 <pre>{html.escape(json.dumps({"sanitize": asdict(options), "config": results.config}, indent=2))}</pre>
 """

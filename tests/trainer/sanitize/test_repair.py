@@ -1,9 +1,9 @@
 """A repair from end to end: what it exports and what it refuses; the slow test plants a backdoor and removes it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -149,6 +149,36 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     with pytest.raises(InvalidConfig, match=message):
         repair.repair(config, Options(suspect), tmp_path / "out", QUIET)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_a_killed_repair_between_two_suspects_goes_on_and_finds_the_same(
+    done: Repair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(done.config, ["checkpoint_seconds=0", "curve.epochs=3"])
+    second = tmp_path / "second.safetensors"
+    tensors = safetensors.torch.load_file(done.options.suspect.partition("@")[0])
+    safetensors.torch.save_file({name: -tensor for name, tensor in tensors.items()}, second)
+    options = replace(done.options, second=str(second))
+    whole = repair.repair(config, options, tmp_path / "whole", QUIET).results
+    assert whole.curves["0.1"][0].scores != whole.curves["0.1"][-1].scores  # the ends are two networks
+
+    real, steps = descent.step, []
+
+    def step(*arguments: Any) -> Tensor:
+        steps.append(1)
+        if len(steps) == 5:  # in the curve's third epoch, of two batches each
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(descent, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        repair.repair(config, options, tmp_path / "killed", QUIET)
+    assert not (tmp_path / "killed" / "repaired").exists()
+    steps.clear()
+    monkeypatch.setattr(descent, "step", lambda *arguments: (steps.append(1), real(*arguments))[1])
+    assert repair.repair(config, options, tmp_path / "killed", QUIET).results == whole
+    assert len(steps) == 3 * 6 - 4
 
 
 @pytest.mark.slow
