@@ -80,8 +80,8 @@ same size, the same schedule and the same rates:
 <p>{html.escape(results.rule)} What stands below was measured on test rows, which took no part in that.</p>
 {_html_table(*summary_table(results))}
 <p class="note"><em>95 %</em>: the interval of what stands before it (Wilson). <em>Changed</em>: answered with another
-class than by the suspect. <em>Attack success</em>: rows of other classes that the trigger turns into the target; without
-it, so many are taken for the target anyway. A star: recommended.</p>
+class than by the suspect. <em>Attack success</em>: rows of other classes that the trigger turns into the target;
+without it, so many are taken for the target anyway. A star: recommended.</p>
 {figure(picture, CAPTION)}
 <h2>Along the curve</h2>
 {_html_table(*curve_table(results))}
