@@ -113,12 +113,10 @@ def main() -> int:
         }
         tables.append("\n".join(table(name, found[name])))
         print(f"\n{tables[-1]}", flush=True)
+    kept = {name: {seed: [kept_of(e) for e in entries] for seed, entries in by.items()} for name, by in found.items()}
     if options.picture:
-        atomic_file.write_bytes(options.picture, picture(found))
+        atomic_file.write_bytes(options.picture, picture(kept))
     if options.record:
-        kept = {
-            name: {seed: [kept_of(e) for e in entries] for seed, entries in by.items()} for name, by in found.items()
-        }
         write_record(
             options.record, "benchmarks.shift", "\n\n".join(tables),
             settings={name: asdict(setting) for name, setting in SETTINGS.items()}, found=kept,
@@ -207,30 +205,33 @@ def rounded(values: Sequence[float]) -> str:
     return " ".join(f"{value:.5f}" for value in values)
 
 
-def picture(found: dict[str, dict[int, list[UnderShift]]]) -> bytes:
-    """By severity, mean over kinds and seeds; bars are standard deviations over seeds."""
+def picture(kept: dict[str, dict[int, list[dict[str, Any]]]]) -> bytes:
+    """By severity, mean over kinds and seeds; shaded: standard deviations over seeds. kept: as in the record."""
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(len(found), len(PLOTTED), squeeze=False)
-        for line, (name, by_seed) in zip(grid, found.items(), strict=True):
+        grid = figure.subplots(len(kept), len(PLOTTED), squeeze=False)
+        for line, (name, by_seed) in zip(grid, kept.items(), strict=True):
             for axis, plotted in zip(line, PLOTTED, strict=True):
-                metric = METRICS[plotted]
                 for predictor in PREDICTORS:
-                    values = [of(entries, predictor).by_severity(metric.of) for entries in by_seed.values()]
-                    columns = list(zip(*values, strict=True))
-                    error = [stdev(column) for column in columns] if len(values) > 1 else None
-                    axis.errorbar(
-                        range(len(columns)), [fmean(column) for column in columns], error, fmt="o-",
-                        color=COLOURS[predictor], markersize=3, linewidth=1.4, elinewidth=0.8, label=predictor,
-                    )  # fmt: skip
-                axis.set_title(metric.title)
-            line[0].set_ylabel(name)
+                    mine = [next(e for e in entries if e["predictor"] == predictor) for entries in by_seed.values()]
+                    lines = [[float(value) for value in e["by_severity"][plotted].split()] for e in mine]
+                    columns, colour = list(zip(*lines, strict=True)), COLOURS[predictor]
+                    means, places = [fmean(column) for column in columns], range(len(columns))
+                    axis.plot(places, means, "o-", color=colour, markersize=3, linewidth=1.3, label=predictor)
+                    if len(lines) > 1:
+                        low, high = zip(
+                            *((m - stdev(c), m + stdev(c)) for m, c in zip(means, columns, strict=True)), strict=True
+                        )
+                        axis.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+                axis.set_title(f"{name}: {METRICS[plotted].title}")
+                axis.set_xticks(places)
             line[PLOTTED.index("coverage")].axhline(90, color="#888888", linewidth=1, linestyle="--")
-        figure.supxlabel("severity; 0: clean", fontsize=10)
-        handles = grid[0][0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=len(PREDICTORS), fontsize=9)
+        figure.legend(
+            *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(PREDICTORS), fontsize=9,
+            title="by severity of corruption, mean over kinds; 0: clean", title_fontsize=10,
+        )  # fmt: skip
 
-    return png(draw, (11.0, 0.8 + 2.6 * len(found)))
+    return png(draw, (12.0, 0.9 + 2.6 * len(kept)))
 
 
 if __name__ == "__main__":
