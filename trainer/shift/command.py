@@ -67,8 +67,8 @@ def _summary(found: Shifted) -> Table:
 def _table(title: str, heads: list[str], lines: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for head in heads:
-        first = head == heads[0]
-        table.add_column(head, justify="left" if first else "right", no_wrap=first, overflow="fold")
+        words = head in ("predictor", "rows")
+        table.add_column(head, justify="left" if words else "right", no_wrap=words, overflow="fold")
     for line in lines:
         table.add_row(*line)
     return table
