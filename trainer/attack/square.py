@@ -52,8 +52,8 @@ def attack(
 
     clean: raw images [N, C, H, W], floats; what is asked about is what a client can send. targets: [N].
     stop_when_fooled: for a deterministic oracle alone; a row is asked about until it is fooled.
-    Also for labels alone: then all that is seen is which side of the boundary a point lies on, and the search walks
-    at random until it crosses.
+
+    Labels only tell on which side of the boundary a point lies: the search walks at random until it crosses.
     Draws from torch's global generator. Raises InvalidConfig for rows that are no images.
     """
     if clean.dim() != 4:
