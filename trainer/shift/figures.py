@@ -1,15 +1,17 @@
 """The pictures of a study of shift, each from its numbers to PNG bytes; style and colours are trainer/figures.py's."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from trainer.evaluation_report import DETECTION_SCORES
 from trainer.figures import COLOURS, panel_rows, panels, png
 from trainer.shift.corruptions import SEVERITIES, Kind, corrupt
-from trainer.shift.results import COVERAGES, METRICS, Shifted, UnderShift
+from trainer.shift.results import COVERAGES, METRICS, Measured, Shifted, UnderShift
 
 SHOWN = ("error", "nll", "calibration", "coverage", "size", "aurc")
 
@@ -20,6 +22,7 @@ def draw(found: Shifted) -> dict[str, bytes]:
     if found.kinds:
         pictures["severity"] = severity(found.predictors, found.options.level)
         pictures["kinds"] = _kinds(found)
+        pictures["detection"] = _detection(found)
     return pictures
 
 
@@ -58,6 +61,26 @@ def _kinds(found: Shifted) -> bytes:
         figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=9, title=title, title_fontsize=10)
 
     return png(draw, (10.4, 0.8 + 2.2 * panel_rows(len(found.kinds))))
+
+
+def _detection(found: Shifted) -> bytes:
+    """How well corrupted rows are told from clean ones, mean over kinds."""
+
+    def draw(figure: Figure) -> None:
+        axes: list[Axes] = list(figure.subplots(1, len(DETECTION_SCORES), sharey=True).flat)
+        for axis, score in zip(axes, DETECTION_SCORES, strict=True):
+            for entry in (entry for entry in found.predictors if score != "mutual information" or entry.members > 1):
+                _line(axis, entry, entry.by_severity(partial(_auroc, score)))
+            axis.set_title(f"AUROC by {score}")
+            axis.set_xlabel("severity; 0: clean")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+
+    return png(draw, (10.4, 3.9))
+
+
+def _auroc(score: str, measured: Measured) -> float:
+    """Clean rows are told from themselves as by a coin."""
+    return measured.detections[score].auroc if measured.detections else 0.5
 
 
 def _risk_coverage(found: Shifted) -> bytes:

@@ -15,6 +15,7 @@ CAPTIONS = {
     "kinds": "NLL under each kind.",
     "risk-coverage": "The error of the surest rows, if only these are answered. Confidence is the greatest "
     "probability.",
+    "detection": "How well corrupted rows are told from the clean ones, mean over all kinds; 0.5 is a coin.",
     "corruptions": "One test row under each kind, clean and at severities 1 to 5.",
 }
 
@@ -41,6 +42,7 @@ clean rows. AURC: the error of the surest rows, mean over how many are answered.
 {shown("severity")}{shown("kinds")}
 <h2>Selective prediction</h2>
 {shown("risk-coverage")}
+{_section("Corrupted rows told from clean ones", shown("detection"))}
 {_unfamiliar(found)}
 {_section("Kinds of corruption", f"{shown('corruptions')}{table(*kinds_table(found.kinds))}" if found.kinds else "")}
 {_section("Not measured", f"<ul>{absent}</ul>" if absent else "")}

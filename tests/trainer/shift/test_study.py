@@ -134,7 +134,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(run: Path, monkeypatch:
     outcome = study(run, OPTIONS, QUIET)
     page = outcome.report.read_text()
     pictures = {path.stem for path in (run / "shift" / "figures").iterdir()}
-    assert pictures == {"severity", "kinds", "risk-coverage", "corruptions"}
+    assert pictures == {"severity", "kinds", "detection", "risk-coverage", "corruptions"}
     assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{5000,}"', page)) == len(pictures)
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "share of a side" in page
