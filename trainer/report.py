@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trainer import atomic_file, figures
@@ -133,7 +133,7 @@ def document(title: str, body: str, css: str = "") -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}{css}</style></head><body>{body}</body></html>\n'
 
 
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Of text, the first column to the left."""
     top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
     return f'<div class="wide"><table><tr>{top}</tr>{"".join(line(cells) for cells in lines)}</table></div>'

@@ -2,13 +2,13 @@
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from trainer.attack.results import Check, Found
 from trainer.attack.scores import CONFIDENCE
 from trainer.attack.table import cells, heads
-from trainer.report import CSS, WIDE, figure
+from trainer.report import WIDE, document, figure, table
 
 MARKS = "tr.failed td { background: #fff0e6; font-weight: 600; }"
 NORMS = {"linf": "L∞", "l2": "L2"}
@@ -49,22 +49,20 @@ def page(found: Found, pictures: dict[str, bytes]) -> str:
 moved by {NORMS[options.norm]} {options.epsilon:g} in units of the raw rows{_trained(found)}.</p>
 {warning}
 <h2>Accuracy, %</h2>
-{_table(heads(found, full=True), cells(found, full=True))}
+{table(heads(found, full=True), cells(found, full=True))}
 {READING}
 {shown("accuracy")}
 <h2>Who was attacked</h2>
-{_table(["predictor", "members", "training epochs"], _predictors(found))}
+{table(["predictor", "members", "training epochs"], _predictors(found))}
 <h2>Budgets</h2>
-{_table(["attack", "predictor", "budget", "seconds"], _budgets(found))}
+{table(["attack", "predictor", "budget", "seconds"], _budgets(found))}
 <h2>Can the attacks be trusted?</h2>
 {_checks(found.checks)}
 {shown("radii", "along", "examples")}
 <h2>How it was made</h2>
 <pre>{html.escape(json.dumps({"attack": asdict(options), "run": found.config}, indent=2))}</pre>
 """
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}: attack</title>'
-    style = f"<style>{CSS}{WIDE}{MARKS}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}{style}</head><body>{body}</body></html>\n'
+    return document(f"{name}: attack", body, WIDE + MARKS)
 
 
 def _trained(found: Found) -> str:
@@ -97,9 +95,3 @@ def _checks(checks: Sequence[Check]) -> str:
         for check in checks
     )
     return f'<div class="wide"><table><tr><th>check</th><th></th><th>found</th></tr>{lines}</table></div>'
-
-
-def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
-    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    return f'<div class="wide"><table><tr>{top}</tr>{rows}</table></div>'

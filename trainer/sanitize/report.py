@@ -4,7 +4,7 @@ import html
 import json
 from dataclasses import asdict
 
-from trainer.report import CSS, figure
+from trainer.report import document, figure, table
 from trainer.sanitize.measure import Score, Scores, Share
 from trainer.sanitize.results import Results
 
@@ -78,20 +78,19 @@ Every method was trained on the same {results.rows["train"]} clean rows, with {r
 same size, the same schedule and the same rates:
 {", ".join(f"{rate:g}" for rate in options.rates)}. Rows: {html.escape(rows)}.</p>
 <p>{html.escape(results.rule)} What stands below was measured on test rows, which took no part in that.</p>
-{_html_table(*summary_table(results))}
+{table(*summary_table(results))}
 <p class="note"><em>95 %</em>: the interval of what stands before it (Wilson). <em>Changed</em>: answered with another
 class than by the suspect. <em>Attack success</em>: rows of other classes that the trigger turns into the target;
 without it, so many are taken for the target anyway. A star: recommended.</p>
 {figure(picture, CAPTION)}
 <h2>Along the curve</h2>
-{_html_table(*curve_table(results))}
+{table(*curve_table(results))}
 <p class="note">Both ends compute what the suspects do; no member with t below {low:g} or above {high:g} is exported.
 In the heads stands the rate.</p>
 <h2>How it was made</h2>
 <pre>{html.escape(json.dumps({"sanitize": asdict(options), "config": results.config}, indent=2))}</pre>
 """
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}: sanitize</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head><body>{body}</body></html>\n'
+    return document(f"{name}: sanitize", body)
 
 
 def _cells(score: Score) -> list[str]:
@@ -108,9 +107,3 @@ def _percent(share: Share) -> str:
 def _interval(share: Share) -> str:
     low, high = share.interval()
     return f"{100 * low:.1f} – {100 * high:.1f}"
-
-
-def _html_table(heads: list[str], lines: list[list[str]]) -> str:
-    top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
-    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    return f"<table><tr>{top}</tr>{rows}</table>"
