@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ def main() -> int:
             options.record,
             "benchmarks.robustness",
             "\n\n".join(tables),
+            pyautoattack=version("pyautoattack"),
             configs={name: config(SETTINGS[name], 0, options.root).to_dict() for name in found},
             found={name: [behind(each) for each in of_name] for name, of_name in found.items()},
         )
