@@ -65,7 +65,9 @@ def test_our_client_does_not_notice_a_rolling_restart_of_three_replicas(tiny_dir
 
 def test_a_client_that_never_retries_does_not_notice_where_connections_age(tiny_directory: Path) -> None:
     age = ("--max-connection-age-seconds", "1")
-    options = [("grpc.enable_retries", 0), ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')]
+    # Not enable_retries = 0: gRPC sends again what never left, and without that loses a call now and then to a race of
+    # its own, between a new stream and the GOAWAY of an aged connection.
+    options = [("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')]
     with ServerProcess(tiny_directory, *age) as one, ServerProcess(tiny_directory, *age) as two:
         with (
             grpc.insecure_channel(f"ipv4:{one.grpc},{two.grpc}", options) as channel,
