@@ -3,9 +3,8 @@
 Every number comes from stored answers (answers.py), so a second call computes nothing, and a killed one goes on.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path as FilePath
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from trainer import (
-    atomic_file,
     evaluation_figures,
     evaluation_report,
     finished_run,
@@ -28,6 +26,7 @@ from trainer.curve import Curve
 from trainer.evaluation_results import Evaluation, Options
 from trainer.finished_run import FinishedRun, StoredPredictor
 from trainer.progress import Progress
+from trainer.report import publish
 from trainer.scores import Answered
 
 TRIVIAL_ABSENT = "the network is no sequence of linear and convolutional layers, ReLU and pooling (no BatchNorm)"
@@ -58,7 +57,6 @@ def evaluate(folder: FilePath, options: Options, progress: Progress) -> Outcome:
     """
     run = finished_run.load(folder)
     foreign = {"ood": run.foreign(options.ood)} if options.ood else {}
-    out = folder / "evaluation"
     this = _Evaluating(run, options, run.answers(foreign), progress)
     rows = {name: len(split) for name, split in {**run.splits.measured, **foreign}.items()}
 
@@ -69,12 +67,10 @@ def evaluate(folder: FilePath, options: Options, progress: Progress) -> Outcome:
     computed = this.answers.computed + (_planes(this, found) if options.plane else 0)
 
     pictures = evaluation_figures.draw(found)
-    for name, png in pictures.items():
-        atomic_file.write_bytes(out / "figures" / f"{name}.png", png)
-    numbers, report = out / "evaluation.json", out / "evaluation.html"
-    atomic_file.write_bytes(numbers, json.dumps(asdict(found), indent=1).encode())
-    atomic_file.write_bytes(report, evaluation_report.page(found, pictures).encode())
-    return Outcome(found, report, numbers, computed)
+    page, numbers = publish(
+        folder / "evaluation", "evaluation", found, pictures, evaluation_report.page(found, pictures)
+    )
+    return Outcome(found, page, numbers, computed)
 
 
 def _paths(this: _Evaluating, found: Evaluation) -> None:

@@ -4,10 +4,12 @@ import html
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 
+from trainer import report
 from trainer.evaluation_results import Evaluation
 from trainer.metrics import Detection
-from trainer.report import WIDE, document, figure, line, table
+from trainer.report import WIDE, document, line, section, table
 
 METRICS = ("train_loss", "train_error", "test_error", "test_nll")
 DETECTION_SCORES = ("entropy", "mutual information", "energy")  # of scores.Tempered.unfamiliarity
@@ -34,8 +36,7 @@ def page(found: Evaluation, pictures: dict[str, bytes]) -> str:
     name = html.escape(found.config["name"])
     rows = ", ".join(f"{count} {split}" for split, count in found.rows.items())
 
-    def shown(*names: str) -> str:
-        return "".join(figure(pictures[name], CAPTIONS[name]) for name in names if name in pictures)
+    shown = partial(report.shown, pictures, CAPTIONS)
 
     absent = "".join(f"<li>{html.escape(what)}: {html.escape(why)}</li>" for what, why in found.absent.items())
     body = f"""
@@ -49,10 +50,10 @@ everything else is measured on test rows, unless it says train.</p>
 test-time cross-validation of the mean without temperatures; <em>equivalent</em>: how many independent networks reach
 it. <em>Disagreement</em>: rows with different classes, mean over pairs; beside it, over the mean error of a member.</p>
 {_foreign(found)}{shown("curve-ensembles", "calibration", "disagreement")}
-{_section("Two networks", shown("two-networks"))}
-{_section("The trivial curve", shown("trivial-curve"))}
+{section("Two networks", shown("two-networks"))}
+{section("The trivial curve", shown("trivial-curve"))}
 {_planes(found, shown("planes"))}
-{_section("Training time", shown("error-over-epochs"))}
+{section("Training time", shown("error-over-epochs"))}
 {f"<h2>Not measured</h2><ul>{absent}</ul>" if absent else ""}
 <h2>How it was made</h2>
 <pre>{html.escape(json.dumps({"evaluate": asdict(found.options), "run": found.config}, indent=2))}</pre>
@@ -156,13 +157,9 @@ def _planes(found: Evaluation, pictures: str) -> str:
     if not found.surfaces:
         return ""
     first = found.surfaces[0]
-    return _section(
+    return section(
         "Planes",
         f"""{pictures}<p class="note">{len(first.x)} × {len(first.y)} points; at each, BatchNorm is recalibrated and the
 train loss (cross-entropy and L2 term) measured on {first.train_rows} training rows, the error on {first.test_rows} test
 rows. Bands are finer towards the lowest value; what lies above the last has one colour.</p>""",
     )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h2>{title}</h2>\n{body}" if body else ""

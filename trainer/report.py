@@ -4,7 +4,8 @@ import base64
 import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from trainer import atomic_file, figures
@@ -36,9 +37,25 @@ def write(results: Results, versions: dict[str, str], commit: str, path: Path) -
         pictures["path-zoomed"] = figures.path_zoomed(results, results.curve)
     if results.fge is not None:
         pictures["fge-walk"] = figures.fge_walk(results, results.fge)
-    for name, png in pictures.items():
-        atomic_file.write_bytes(path.parent / "figures" / f"{name}.png", png)
+    _write_pictures(path.parent, pictures)
     atomic_file.write_bytes(path, _page(results, pictures, versions, commit).encode())
+
+
+def publish(folder: Path, name: str, found: object, pictures: Mapping[str, bytes], page: str) -> tuple[Path, Path]:
+    """Writes the page FOLDER/NAME.html and what it shows: NAME.json, of a dataclass, and each picture under figures/.
+
+    Returns where the page is, and the numbers.
+    """
+    _write_pictures(folder, pictures)
+    path, numbers = folder / f"{name}.html", folder / f"{name}.json"
+    atomic_file.write_bytes(numbers, json.dumps(asdict(found), indent=1).encode())  # type: ignore[call-overload]
+    atomic_file.write_bytes(path, page.encode())
+    return path, numbers
+
+
+def _write_pictures(folder: Path, pictures: Mapping[str, bytes]) -> None:
+    for name, png in pictures.items():
+        atomic_file.write_bytes(folder / "figures" / f"{name}.png", png)
 
 
 def _page(results: Results, pictures: dict[str, bytes], versions: dict[str, str], commit: str) -> str:
@@ -125,6 +142,16 @@ def figure(png: bytes, caption: str) -> str:
     data = base64.b64encode(png).decode()
     alt = html.escape(caption, quote=True)
     return f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
+
+
+def shown(pictures: Mapping[str, bytes], captions: Mapping[str, str], *names: str) -> str:
+    """Those of the names of which there is a picture."""
+    return "".join(figure(pictures[name], captions[name]) for name in names if name in pictures)
+
+
+def section(title: str, body: str) -> str:
+    """Nothing without a body."""
+    return f"<h2>{title}</h2>\n{body}" if body else ""
 
 
 def document(title: str, body: str, css: str = "") -> str:

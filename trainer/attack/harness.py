@@ -7,14 +7,13 @@ Adversarial rows are stored as each attack ends (store.py), so a second call com
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from trainer import atomic_file, finished_run
+from trainer import finished_run
 from trainer.attack import apgd, ball, black_box, checks, figures, masking, report, scores, summary, target, white_box
 from trainer.attack.attacking import Attacking, Victim
 from trainer.attack.oracle import sendable
@@ -24,6 +23,7 @@ from trainer.attack.white_box import Attack
 from trainer.errors import InvalidConfig
 from trainer.finished_run import NAMES, FinishedRun
 from trainer.progress import Progress
+from trainer.report import publish
 
 ONE = "one network"
 DEFAULT_EPSILON = {"linf": 8.0, "l2": 128.0}  # of pixels: 8/255 and 0.5, as papers on CIFAR have them
@@ -68,11 +68,7 @@ def attack(directory: Path, options: Options, progress: Progress) -> Outcome:
     pictures = figures.draw(found)
     if split.inputs.dtype == torch.uint8 and split.inputs.dim() == 4:
         pictures["examples"] = figures.examples(split.inputs, moved)
-    for name, png in pictures.items():
-        atomic_file.write_bytes(out / "figures" / f"{name}.png", png)
-    numbers, page = out / "attack.json", out / "attack.html"
-    atomic_file.write_bytes(numbers, json.dumps(asdict(found), indent=1).encode())
-    atomic_file.write_bytes(page, report.page(found, pictures).encode())
+    page, numbers = publish(out, "attack", found, pictures, report.page(found, pictures))
     return Outcome(found, page, numbers, summary.write(run.folder / method, found), store.computed)
 
 

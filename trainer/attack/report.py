@@ -4,11 +4,13 @@ import html
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
+from trainer import report
 from trainer.attack.results import Check, Found
 from trainer.attack.scores import CONFIDENCE
 from trainer.attack.table import cells, heads
-from trainer.report import WIDE, document, figure, table
+from trainer.report import WIDE, document, table
 
 MARKS = "tr.failed td { background: #fff0e6; font-weight: 600; }"
 NORMS = {"linf": "L∞", "l2": "L2"}
@@ -34,8 +36,7 @@ def page(found: Found, pictures: dict[str, bytes]) -> str:
     name = html.escape(f"{found.config['name']}, {found.method}")
     options = found.options
 
-    def shown(*names: str) -> str:
-        return "".join(figure(pictures[name], CAPTIONS[name]) for name in names if name in pictures)
+    shown = partial(report.shown, pictures, CAPTIONS)
 
     failed = [check for check in found.checks if not check.passed]
     warning = (

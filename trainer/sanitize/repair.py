@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from protos.ensemble_pb2 import Provenance
 from protos.graph import Graph
-from trainer import atomic_file, checkpoint_file, connect, data, export, manifest, member, paths, pipeline, train
+from trainer import checkpoint_file, connect, data, export, manifest, member, paths, pipeline, train
 from trainer.answers import Answers
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
@@ -28,6 +28,7 @@ from trainer.member import End, Ensemble
 from trainer.network import Placement
 from trainer.objective import Objective
 from trainer.progress import Progress
+from trainer.report import publish
 from trainer.sanitize import choice, figure, report, trigger
 from trainer.sanitize.measure import Measure, measured
 from trainer.sanitize.permuted_copy import permuted_copy
@@ -137,7 +138,9 @@ def repair(config: Config, options: Options, out: Path, progress: Progress, rest
     best = next(entry for entry in repaired if entry.candidate is results.exported)
     origin = manifest.provenance(config, splits, sha256)
     _export(this, best, suspect, graph, _origin(origin, results), out / REPAIRED)
-    return _write(results, out)
+    picture = figure.draw(results)
+    page, numbers = publish(out, "sanitize", results, {"sanitize": picture}, report.page(results, picture))
+    return Outcome(results, out / REPAIRED, page, numbers)
 
 
 def _check_grid(config: Config, options: Options) -> None:
@@ -219,12 +222,3 @@ def _export(
         ensemble = member.endpoints(network, splits, REPAIRED, [end])
     baselines = {"suspect": member.endpoints(network, splits, "suspect", [suspect])}
     manifest.write(directory, ensemble, baselines, network, graph, splits, config, origin)
-
-
-def _write(results: Results, out: Path) -> Outcome:
-    outcome = Outcome(results, out / REPAIRED, out / "sanitize.html", out / "sanitize.json")
-    picture = figure.draw(results)
-    atomic_file.write_bytes(out / "figures" / "sanitize.png", picture)
-    atomic_file.write_bytes(outcome.numbers, json.dumps(asdict(results), indent=1).encode())
-    atomic_file.write_bytes(outcome.report, report.page(results, picture).encode())
-    return outcome

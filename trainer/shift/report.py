@@ -4,9 +4,11 @@ import html
 import json
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 
+from trainer import report
 from trainer.evaluation_report import DETECTION_HEADS, DETECTION_NOTE, detection_cells
-from trainer.report import WIDE, document, figure, table
+from trainer.report import WIDE, document, section, table
 from trainer.shift.corruptions import KINDS, SEVERITIES
 from trainer.shift.results import METRICS, Metric, Shifted, UnderShift
 
@@ -25,8 +27,7 @@ def page(found: Shifted, pictures: dict[str, bytes]) -> str:
     name = html.escape(found.config["name"])
     rows = html.escape(", ".join(f"{count} of {split}" for split, count in found.rows.items()))
 
-    def shown(name: str) -> str:
-        return figure(pictures[name], CAPTIONS[name]) if name in pictures else ""
+    shown = partial(report.shown, pictures, CAPTIONS)
 
     absent = "".join(f"<li>{html.escape(what)}: {html.escape(why)}</li>" for what, why in found.absent.items())
     body = f"""
@@ -42,10 +43,10 @@ clean rows. AURC: the error of the surest rows, mean over how many are answered.
 {shown("severity")}{shown("kinds")}
 <h2>Selective prediction</h2>
 {shown("risk-coverage")}
-{_section("Corrupted rows told from clean ones", shown("detection"))}
+{section("Corrupted rows told from clean ones", shown("detection"))}
 {_unfamiliar(found)}
-{_section("Kinds of corruption", f"{shown('corruptions')}{table(*kinds_table(found.kinds))}" if found.kinds else "")}
-{_section("Not measured", f"<ul>{absent}</ul>" if absent else "")}
+{section("Kinds of corruption", f"{shown('corruptions')}{table(*kinds_table(found.kinds))}" if found.kinds else "")}
+{section("Not measured", f"<ul>{absent}</ul>" if absent else "")}
 <h2>How it was made</h2>
 <pre>{html.escape(json.dumps({"shift": asdict(found.options), "run": found.config}, indent=2))}</pre>
 """
@@ -92,8 +93,4 @@ def _unfamiliar(found: Shifted) -> str:
         for source in found.options.ood
     ]
     note = f'<p class="note">How well each score tells these rows from the test rows. {DETECTION_NOTE}</p>'
-    return _section("Unfamiliar rows", "\n".join([*parts, note]) if parts else "")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h2>{title}</h2>\n{body}" if body else ""
+    return section("Unfamiliar rows", "\n".join([*parts, note]) if parts else "")

@@ -5,20 +5,20 @@ runs once on each (answers.py), so a second call only measures, and a killed one
 """
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from trainer import atomic_file, finished_run
+from trainer import finished_run
 from trainer.answers import Answers
 from trainer.data import Split
 from trainer.errors import InvalidConfig
 from trainer.finished_run import FinishedRun, StoredPredictor
 from trainer.progress import Progress
+from trainer.report import publish
 from trainer.shift import figures, report
 from trainer.shift.contender import Contender
 from trainer.shift.corruptions import SEVERITIES, Kind, applicable, corrupt
@@ -55,15 +55,10 @@ def study(folder: Path, options: Options, progress: Progress) -> Outcome:
         if kinds:
             entry.risk["corrupted"] = contender.corrupted_risk()
 
-    out = folder / "shift"
     pictures = figures.draw(found)
     if kinds:
         pictures["corruptions"] = figures.corruptions(clean.inputs, kinds, run.config.data.split_seed)
-    for name, png in pictures.items():
-        atomic_file.write_bytes(out / "figures" / f"{name}.png", png)
-    numbers, page = out / "shift.json", out / "shift.html"
-    atomic_file.write_bytes(numbers, json.dumps(asdict(found), indent=1).encode())
-    atomic_file.write_bytes(page, report.page(found, pictures).encode())
+    page, numbers = publish(folder / "shift", "shift", found, pictures, report.page(found, pictures))
     return Outcome(found, page, numbers, computed)
 
 
