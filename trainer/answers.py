@@ -5,21 +5,17 @@ ensembles and planes share what they have in common, and files of another run ar
 appears by rename: a killed evaluation goes on where it was.
 """
 
-import hashlib
-import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainer import atomic_file, batchnorm, evaluate
+from trainer import atomic_file, batchnorm, evaluate, tensor_file
 from trainer.data import Split
 from trainer.network import Network, Statistics
-
-logger = logging.getLogger(__name__)
+from trainer.tensor_file import digest
 
 
 class Answers:
@@ -35,9 +31,9 @@ class Answers:
     ) -> None:
         self._folder, self._network, self._reduced = folder, network, reduced
         self._splits = splits
-        self._rows = {name: _digest(split.inputs, split.targets) for name, split in splits.items()}
+        self._rows = {name: digest(split.inputs, split.targets) for name, split in splits.items()}
         self._recalibration = recalibration.to(network.placement.device)
-        self._recalibrated_on = _digest(recalibration.inputs)
+        self._recalibrated_on = digest(recalibration.inputs)
         self.computed = 0  # how often a network was run on a split
 
     def of(self, weights: Tensor, names: Collection[str], statistics: Statistics | None = None) -> dict[str, Tensor]:
@@ -45,9 +41,9 @@ class Answers:
 
         weights: [P], on the CPU. statistics: BatchNorm's, where they are known; else recalibrated.
         """
-        path = self._folder / f"{_digest(weights)[:16]}-{self._recalibrated_on[:16]}.safetensors"
+        path = self._folder / f"{digest(weights)[:16]}-{self._recalibrated_on[:16]}.safetensors"
         keys = {name: f"{name}-{self._rows[name][:16]}{'-reduced' * (name in self._reduced)}" for name in names}
-        known = _read(path)
+        known = tensor_file.read(path)
         missing = [name for name in names if keys[name] not in known]
         if missing:
             weights = weights.to(self._network.placement.device)
@@ -67,21 +63,3 @@ class Answers:
         # In float64, and not from probabilities: a loss of 1e-20 is not 0.
         nll = torch.nn.functional.cross_entropy(logits.double(), labels)
         return torch.stack([nll, (logits.argmax(1) != labels).double().mean()])
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        return {}
-    try:
-        return safetensors.torch.load(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        logger.warning("answers unreadable path=%s error=%s", path, error)
-        return {}

@@ -9,13 +9,14 @@ from trainer.attack import scores
 from trainer.attack.ball import Ball
 from trainer.attack.results import Options
 from trainer.attack.scores import Right
-from trainer.attack.store import Store, Tensors, digest
+from trainer.attack.store import Store, Tensors
 from trainer.attack.target import Target
 from trainer.attack.white_box import Attack
 from trainer.evaluate import BATCH_ROWS
 from trainer.finished_run import FinishedRun
 from trainer.progress import Progress
 from trainer.seeding import seed_stage
+from trainer.tensor_file import digest
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from trainer.attack.curve_points import random_point
 from trainer.attack.oracle import Oracle
 from trainer.attack.results import Line
 from trainer.attack.scores import Accuracy, Right
-from trainer.attack.store import Tensors, digest
+from trainer.attack.store import Tensors
 from trainer.attack.target import RawToLogits
 from trainer.errors import InvalidConfig, UserError
 from trainer.seeding import seed_stage
+from trainer.tensor_file import digest
 
 if TYPE_CHECKING:
     from trainer.attack.server import ServerOracle  # needs grpcio

@@ -18,12 +18,13 @@ from trainer.attack import apgd, ball, black_box, checks, figures, masking, repo
 from trainer.attack.attacking import Attacking, Victim
 from trainer.attack.oracle import sendable
 from trainer.attack.results import CLEAN, WHOLE, WORST, Found, Line, Options, Predictor
-from trainer.attack.store import Store, digest
+from trainer.attack.store import Store
 from trainer.attack.white_box import Attack
 from trainer.errors import InvalidConfig
 from trainer.finished_run import NAMES, FinishedRun
 from trainer.progress import Progress
 from trainer.report import publish
+from trainer.tensor_file import digest
 
 ONE = "one network"
 DEFAULT_EPSILON = {"linf": 8.0, "l2": 128.0}  # of pixels: 8/255 and 0.5, as papers on CIFAR have them

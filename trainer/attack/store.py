@@ -5,20 +5,17 @@ One safetensors file each, named by a hash of everything that it depends on: net
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainer import atomic_file
+from trainer import atomic_file, tensor_file
 
-logger = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
 
 
@@ -31,7 +28,7 @@ class Store:
         """What was computed for this key, with `seconds` [] that it took. key: of what JSON can write."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         path = self._folder / f"{name}.safetensors"
-        if (known := _read(path)) is not None:
+        if known := tensor_file.read(path):
             return known
         self.computed += 1
         start = time.monotonic()
@@ -39,22 +36,3 @@ class Store:
         found["seconds"] = torch.tensor(time.monotonic() - start, dtype=torch.float64)
         atomic_file.write_bytes(path, safetensors.torch.save(found))
         return found
-
-
-def digest(*tensors: Tensor) -> str:
-    """Of type, shape and every element."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    return found.hexdigest()
-
-
-def _read(path: Path) -> Tensors | None:
-    if not path.exists():
-        return None
-    try:
-        return safetensors.torch.load(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        logger.warning("examples unreadable path=%s error=%s", path, error)
-        return None
