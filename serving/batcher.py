@@ -75,21 +75,17 @@ class Batcher:
         metrics.queue_limit_rows.set(max_queue_rows)
         self._clock = clock  # monotonic: the wall clock can step back
         self._loop = asyncio.get_running_loop()
-        self._failure: asyncio.Future[None] = self._loop.create_future()
+        # Never done by itself; if it is, by an error of ours, nothing will be answered any more.
+        self.failure: asyncio.Future[None] = self._loop.create_future()
         self._lock = threading.Lock()  # for what follows, which the event loop fills and lanes empty
         self._queues: dict[int, deque[Work]] = {level: deque() for level in range(1, LAST_PRIORITY + 1)}  # by priority
         self._queued_rows = 0
         self._offered = False  # a lane will take the next batch
         self._running: set[Future[Sequence[Prediction | ServingError]]] = set()
 
-    @property
-    def failure(self) -> "asyncio.Future[None]":
-        """Never done by itself; if it is, by an error of ours, nothing will be answered any more."""
-        return self._failure
-
     async def stop(self) -> None:
         """Call once nothing waits any more; batches that run are finished."""
-        self._failure.cancel()
+        self.failure.cancel()
         with self._lock:
             running = [asyncio.wrap_future(future) for future in self._running]
         await asyncio.gather(*running, return_exceptions=True)
@@ -181,8 +177,8 @@ class Batcher:
             _settle(work, result)
 
     def _fail(self, error: Exception) -> None:
-        if not self._failure.done():
-            self._failure.set_exception(error)
+        if not self.failure.done():
+            self.failure.set_exception(error)
 
     def _answer(self, batch: Sequence[Work]) -> Steps[Sequence[Prediction | ServingError]]:
         """If a batch fails, each of its requests runs alone: one must not take down its neighbours."""

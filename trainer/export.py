@@ -175,11 +175,15 @@ def verify(stored: StoredEnsemble, ensemble: Ensemble, inputs: Tensor, split: st
 
 def _run(model: onnx.ModelProto, name: str, inputs: np.ndarray) -> np.ndarray:
     """Logits [B, C]; of a next-token network [B·L, C], as `Network.logits` has them."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    logits = np.asarray(session.run(["logits"], {name: inputs})[0])
+    logits = np.asarray(session(model).run(["logits"], {name: inputs})[0])
     return logits.reshape(-1, logits.shape[-1])
+
+
+def session(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
+    """In ONNX Runtime on a CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:

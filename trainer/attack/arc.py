@@ -18,12 +18,11 @@ boundaries are looked at: `classes` of them, the member's own answer among them.
 import torch
 from torch import Tensor
 
-from trainer.attack.ball import Ball
+from trainer.attack.ball import ORDERS, Ball
 from trainer.attack.target import Target
 
 STEP = {"linf": 1.0, "l2": 0.25}  # η over ε from a random start, as in the authors' commands
 BEYOND = 0.05  # ρ over ε: past a boundary, not onto it
-ORDER = {"linf": torch.inf, "l2": 2.0}
 DUAL = {"linf": 1.0, "l2": 2.0}
 
 
@@ -73,7 +72,7 @@ def _local_step(
             needed = step_size / (step_size - distance) * (distance - gone).abs() + BEYOND * ball.epsilon
             reach = torch.where(distance < step_size, needed, reach)
         proposed = local.flatten(1) + reach[:, None] * ball.steepest(slope)
-        proposed = step_size * proposed / _length(proposed, ORDER[ball.norm])[:, None]  # 0 for 0
+        proposed = step_size * proposed / _length(proposed, ORDERS[ball.norm])[:, None]  # 0 for 0
         moved = clean + ball.clip(clean, shift + proposed.view_as(clean))
         after = count_right(target, moved, targets)
         kept = after <= least

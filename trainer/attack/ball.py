@@ -7,6 +7,10 @@ from torch import Tensor
 
 from trainer.adversary import NORMS, PIXELS
 
+# Of the norms in trainer/adversary.py.
+ORDERS = {"linf": torch.inf, "l2": 2.0}
+NAMES = {"linf": "L∞", "l2": "L2"}  # for people
+
 
 @dataclass(frozen=True)
 class Ball:

@@ -126,9 +126,7 @@ def transfers(this: Attacking, victims: Sequence[Victim]) -> Iterator[Line]:
 
 
 def _ways(this: Attacking, victim: Victim, times: Sequence[int], curve: bool) -> Iterator[Way]:
-    asked = exported.load(this.run, victim.method)
-    if len(victim.target) == 1:
-        asked = asked.member(0)
+    asked = exported.load(this.run, victim.method, victim.target)
     point = _random_point(this) if curve and len(asked) > 1 else None
     for answers in this.options.answers:
         mean = oracle.disclosing(oracle.mean(asked), answers)

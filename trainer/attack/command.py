@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.attack import harness
+from trainer.attack.ball import NAMES
 from trainer.attack.results import WHITE_BOX, Found, Options
 from trainer.attack.table import cells, heads
 from trainer.progress import Progress
@@ -77,8 +78,8 @@ def _attack(options: argparse.Namespace) -> None:
 
 def _table(found: Found) -> Table:
     options = found.options
-    norm = {"linf": "L∞", "l2": "L2"}[options.norm]
-    table = Table(title=f"Accuracy in %, {found.rows} test rows, {norm} {options.epsilon:g}", title_justify="left")
+    title = f"Accuracy in %, {found.rows} test rows, {NAMES[options.norm]} {options.epsilon:g}"
+    table = Table(title=title, title_justify="left")
     first, *others = heads(found, full=False)
     table.add_column(first, min_width=22)
     for name in others:

@@ -12,26 +12,19 @@ import torch
 from torch import Tensor
 
 from protos.graph import DATATYPES
-from trainer.attack import target
+from trainer import export
 from trainer.attack.oracle import as_sent
 from trainer.attack.target import Target
 from trainer.finished_run import FinishedRun
 
 
-def load(run: FinishedRun, method: str) -> Target:
-    """The ensemble of a method of the run; where the run has a GPU, target.load's, in torch. Raises as that does."""
-    ensemble = target.load(run, method)
+def load(run: FinishedRun, method: str, ensemble: Target) -> Target:
+    """The same for asking: `ensemble`, of the first members of a method of the run; itself where the run has a GPU."""
     if run.network.placement.device.type != "cpu":
         return ensemble
     stored = run.ensembles[method]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    sessions = [
-        onnxruntime.InferenceSession(
-            stored.model(member).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        for member in stored.manifest.members
-    ]
+    members = stored.manifest.members[: len(ensemble)]
+    sessions = [export.session(stored.model(member), torch.get_num_threads()) for member in members]
     takes = stored.manifest.input
     networks = [partial(_logits, session, takes.name, DATATYPES[takes.datatype]) for session in sessions]
     return Target(networks, ensemble.temperatures, ensemble.temperature)

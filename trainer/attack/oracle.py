@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.attack.ball import Ball
+from trainer.attack.ball import ORDERS, Ball
 from trainer.attack.target import Target
 from trainer.errors import InvalidConfig, UserError
 
@@ -19,7 +19,6 @@ from trainer.errors import InvalidConfig, UserError
 Oracle = Callable[[Tensor], Tensor]
 
 PASSES = 20
-ORDERS = {"linf": torch.inf, "l2": 2.0}  # of the norms in trainer/adversary.py
 
 
 class OutOfQueries(UserError):

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from functools import partial
 
 from trainer import report
+from trainer.attack import ball
 from trainer.attack.results import Check, Found
 from trainer.attack.scores import CONFIDENCE
 from trainer.attack.table import cells, heads
 from trainer.report import WIDE, document, table
 
 MARKS = "tr.failed td { background: #fff0e6; font-weight: 600; }"
-NORMS = {"linf": "L∞", "l2": "L2"}
 CAPTIONS = {
     "accuracy": "Accuracy by attack; whiskers are the intervals of the table.",
     "radii": "Under PGD with one restart at each radius, each by itself. It must fall, and reach 0 where every row can "
@@ -47,7 +47,7 @@ def page(found: Found, pictures: dict[str, bytes]) -> str:
     body = f"""
 <h1>{name}: under attack</h1>
 <p class="lead">Training seed {found.config["seed"]}, attack seed {options.seed}. {found.rows} test rows. Each may be
-moved by {NORMS[options.norm]} {options.epsilon:g} in units of the raw rows{_trained(found)}.</p>
+moved by {ball.NAMES[options.norm]} {options.epsilon:g} in units of the raw rows{_trained(found)}.</p>
 {warning}
 <h2>Accuracy, %</h2>
 {table(heads(found, full=True), cells(found, full=True))}
@@ -70,7 +70,7 @@ def _trained(found: Found) -> str:
     adversary = found.config["adversary"]
     if adversary["norm"] == "none":
         return "; the networks were trained without an adversary"
-    return f"; the networks were trained against {NORMS[adversary['norm']]} {adversary['epsilon']:g}"
+    return f"; the networks were trained against {ball.NAMES[adversary['norm']]} {adversary['epsilon']:g}"
 
 
 def _predictors(found: Found) -> list[list[str]]:

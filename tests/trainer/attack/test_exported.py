@@ -13,7 +13,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_exported_members_answer_as_those_in_torch(small_run: Outcome) -> None:
     run = finished_run.load(small_run.report.parent)
     rows = run.splits.test.inputs[:100].float()
-    graphs, networks = exported.load(run, "curve"), target.load(run, "curve")
+    networks = target.load(run, "curve")
+    graphs = exported.load(run, "curve", networks)
     with torch.no_grad():
         torch.testing.assert_close(graphs.log_probs(rows), networks.log_probs(rows), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(graphs.mean(rows), networks.mean(rows), rtol=0, atol=1e-5)

@@ -14,7 +14,7 @@ from trainer.attack import exported, square
 from trainer.attack.ball import around, floats
 from trainer.attack.oracle import Oracle, OutOfQueries, disclosing, mean, random_member
 from trainer.attack.scores import clopper_pearson, judge
-from trainer.attack.target import Target
+from trainer.attack.target import Target, load
 from trainer.errors import InvalidConfig
 from trainer.pipeline import Outcome
 
@@ -208,7 +208,7 @@ def test_a_member_keyed_by_the_input_is_broken_and_one_drawn_afresh_is_not() -> 
 @pytest.mark.slow
 def test_keyed_members_of_a_curve_on_digits_are_broken_where_fresh_draws_hold(small_run: Outcome) -> None:
     run = finished_run.load(small_run.report.parent)
-    target = exported.load(run, "curve")
+    target = exported.load(run, "curve", load(run, "curve"))
     rows, targets = run.splits.test.inputs[:200], run.splits.test.targets[:200]
     clean, ball = floats(rows), around(rows, "linf", 20.0)
     keyed = keyed_by_row(target)
