@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,13 @@ import pytest
 import torch
 
 from tests.trainer.test_pipeline import QUIET
-from trainer import answers, evaluation, finished_run
+from trainer import evaluation, finished_run
 from trainer.errors import InvalidConfig
 from trainer.evaluation import Outcome
 from trainer.evaluation_results import Options
 from trainer.pipeline import Outcome as Run
 
 OPTIONS = Options(points=9, members=(2, 5), plane=4, plane_rows=50)
-
-
-@pytest.fixture(scope="module")
-def run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: other tests compare the run's own folder."""
-    folder = tmp_path_factory.mktemp("evaluated") / "run"
-    shutil.copytree(small_run.report.parent, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -87,23 +80,11 @@ def test_a_second_evaluation_runs_no_network_and_finds_the_same(evaluated: Outco
 
 
 def test_an_evaluation_that_was_killed_goes_on(
-    evaluated: Outcome, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: Outcome, run: Path, tmp_path: Path, killed: Callable[[int, Callable[[], object]], None]
 ) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("evaluation"))
-    real, calls = answers.atomic_file.write_bytes, 0
-
-    def killed(path: Path, data: bytes) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 10:
-            raise KeyboardInterrupt
-        real(path, data)
-
-    monkeypatch.setattr(answers.atomic_file, "write_bytes", killed)
-    with pytest.raises(KeyboardInterrupt):
-        evaluation.evaluate(copy, OPTIONS, QUIET)
-    monkeypatch.undo()
+    killed(10, lambda: evaluation.evaluate(copy, OPTIONS, QUIET))
     rest = evaluation.evaluate(copy, OPTIONS, QUIET)
     assert rest.computed == evaluated.computed - 10 * 3  # ten points of the curve, on three splits
     assert rest.numbers.read_bytes() == evaluated.numbers.read_bytes()

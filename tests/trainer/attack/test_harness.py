@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,20 +17,11 @@ from trainer.attack import harness, target
 from trainer.attack.harness import ONE, Outcome
 from trainer.attack.results import CLEAN, WHOLE, WORST, Options
 from trainer.errors import InvalidConfig
-from trainer.pipeline import Outcome as Run
 
 SHORT = Options(
     epsilon=40.0, rows=30, pgd_steps=4, pgd_restarts=1, arc_steps=2, arc_classes=3, apgd_steps=6, apgd_targets=2,
     radius_steps=6, transfer_steps=4, queries=(),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: other tests compare the run's own folder."""
-    folder = tmp_path_factory.mktemp("attacked") / "run"
-    shutil.copytree(small_run.report.parent, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ import torch
 
 from protos.validate import validate
 from tests.trainer.test_pipeline import QUIET
-from trainer import answers
 from trainer.__main__ import main
 from trainer.errors import InvalidConfig
 from trainer.pipeline import Outcome as Run
@@ -26,15 +25,13 @@ TWO = tuple(kind for kind in corruptions.KINDS if kind.name in ("gaussian noise"
 
 
 @pytest.fixture(scope="module")
-def run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy: other tests compare the run's own folder. Two kinds are enough, and one look at the pictures."""
-    folder = tmp_path_factory.mktemp("shifted") / "run"
-    shutil.copytree(small_run.report.parent, folder)
+def run(run: Path) -> Iterator[Path]:
+    """Two kinds are enough, and one look at the pictures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corruptions, "KINDS", TWO)
         patch.setattr(figures, "draw", lambda found: {})
         patch.setattr(figures, "corruptions", lambda *given: b"")
-        yield folder
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -84,23 +81,11 @@ def test_a_second_study_runs_no_network_and_finds_the_same(studied: Outcome, run
 
 
 def test_a_study_that_was_killed_goes_on(
-    studied: Outcome, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    studied: Outcome, run: Path, tmp_path: Path, killed: Callable[[int, Callable[[], object]], None]
 ) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("evaluation", "shift"))
-    real, calls = answers.atomic_file.write_bytes, 0
-
-    def killed(path: Path, data: bytes) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 13:
-            raise KeyboardInterrupt
-        real(path, data)
-
-    monkeypatch.setattr(answers.atomic_file, "write_bytes", killed)
-    with pytest.raises(KeyboardInterrupt):
-        study(copy, OPTIONS, QUIET)
-    monkeypatch.undo()
+    killed(13, lambda: study(copy, OPTIONS, QUIET))
     rest = study(copy, OPTIONS, QUIET)
     assert 0 < rest.computed < studied.computed
     assert rest.found == studied.found
