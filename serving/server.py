@@ -130,9 +130,9 @@ async def _drain(settings: Settings, servicer: InferenceServicer, port: int, htt
     logger.info("draining seconds=%s", settings.drain_seconds)
     was_ready = servicer.close()
     await asyncio.sleep(settings.drain_seconds)
-    sockets.stop_listening(port)
+    await sockets.stop_listening(port)
     if http_server is not None:
-        http_server.stop_listening()
+        await http_server.stop_listening()
     if settings.max_connection_age_seconds:  # by when they have ended without loss, however seldom a client asks
         aged_seconds = 1.1 * settings.max_connection_age_seconds + QUIET_LIMIT_SECONDS
         await _until_none_is_connected(port, min(aged_seconds, settings.grace_seconds))

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from protos import open_inference_grpc_pb2 as oip
 from serving.errors import InvalidRequest, ServingError
-from serving.ports import identity, rest_messages
+from serving.ports import identity, rest_messages, sockets
 from serving.ports.tokens import Tokens
 from serving.servicer import InferenceServicer
 
@@ -288,8 +288,9 @@ class Server:
         while not self._server.started and not self._serving.done():  # noqa: ASYNC110  # it has no event
             await asyncio.sleep(0)
 
-    def stop_listening(self) -> None:
+    async def stop_listening(self) -> None:
         """Connections that are there go on."""
+        await sockets.empty(self._listening)
         for each in self._server.servers:
             each.close()
 
