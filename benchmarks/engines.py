@@ -128,6 +128,8 @@ def contenders(stored: StoredEnsemble, device: str, max_rows: int, missing: dict
         executor = Executor(engine, loaded, len(stored.manifest.class_labels))
         executor.warm_up(example)
         works[name] = whole_ensemble(executor, len(loaded.members))
+        if loaded.groups:
+            works[f"{name}, a graph a member"] = whole_ensemble(executor, len(loaded.members), fused=False)
         if name == BASELINE:
             works[CURVE] = a_point_a_row(executor, curve)
     if device == "cpu":
@@ -135,8 +137,8 @@ def contenders(stored: StoredEnsemble, device: str, max_rows: int, missing: dict
     return works
 
 
-def whole_ensemble(executor: Executor, count: int) -> Work:
-    return lambda rows: executor.run(rows, np.ones((count, len(rows)), np.bool_))
+def whole_ensemble(executor: Executor, count: int, fused: bool = True) -> Work:
+    return lambda rows: executor.run(rows, np.ones((count, len(rows)), np.bool_), fused)
 
 
 def a_point_a_row(executor: Executor, curve: CurveGrid) -> Work:

@@ -215,7 +215,8 @@ def load(
     curve = _curve(stored, forced_policy)
     if forced_policy is Policy.CURVE:
         memory = Memory.COMPACT
-    loaded = members.load(stored, engine, memory, curve if isinstance(curve, CurveGrid) else None)
+    together = forced_policy in (None, Policy.MEAN)
+    loaded = members.load(stored, engine, memory, curve if isinstance(curve, CurveGrid) else None, together)
     manifest = stored.manifest
     executor = Executor(engine, loaded, len(manifest.class_labels))
     probe.check(stored, executor, engine, precision_tolerance)

@@ -14,5 +14,6 @@ BF16_TOLERANCE = 0.01
 
 SETUPS = {
     "thalweg": Setup((), FP32_TOLERANCE),
+    "thalweg, OpenVINO": Setup(("--engine", "openvino"), FP32_TOLERANCE),
     "thalweg, OpenVINO bf16": Setup(("--engine", "openvino", "--precision", "bf16"), BF16_TOLERANCE),
 }

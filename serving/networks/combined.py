@@ -28,7 +28,7 @@ class Combined:
     """The network of these weight sets, loaded. stored: its other tensors are not kept."""
 
     def __init__(self, stored: StoredEnsemble, weight_sets: Sequence[str], engine: Engine) -> None:
-        if (version := _opset(stored.graph.model)) < 13:
+        if (version := opset(stored.graph.model)) < 13:
             raise StartupError(f"the graph has opset {version}; weights can be combined as it runs from opset 13 on")
         self.weight_sets = tuple(weight_sets)
         stacks = {
@@ -92,7 +92,7 @@ def combined_graph(
     return made
 
 
-def _opset(model: onnx.ModelProto) -> int:
+def opset(model: onnx.ModelProto) -> int:
     return max(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
 
 

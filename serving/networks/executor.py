@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.networks.curve import Point
-from serving.networks.engines.call import Call
+from serving.networks.engines.call import Call, Feeds, Network
 from serving.networks.engines.engine import Engine
 from serving.networks.engines.lanes import Steps
-from serving.networks.members import Loaded, LoadedMember
+from serving.networks.members import Loaded, LoadedGroup, LoadedMember
 
 
 @dataclass(frozen=True)
@@ -22,34 +22,55 @@ class _Part:
     inputs: NDArray[np.generic]  # of these rows
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What one call answers. members: one, or those of a group."""
+
+    members: int | slice
+    network: Network
+    feeds: Feeds
+    part: _Part
+
+
 class Executor:
     def __init__(self, engine: Engine, loaded: Loaded, classes: int) -> None:
         self._engine = engine
         self._members: Sequence[LoadedMember] = loaded.members
+        self._groups: Sequence[LoadedGroup] = loaded.groups
         self._combined = loaded.combined
         self._classes = classes
 
     def close(self) -> None:
-        self._members, self._combined = (), None
+        self._members, self._groups, self._combined = (), (), None
+
+    @property
+    def has_groups(self) -> bool:
+        return bool(self._groups)
 
     def warm_up(self, inputs: NDArray[np.generic]) -> None:
-        """Every member on these rows, in every number of rows that the engine wants to have seen."""
+        """Every network on these rows, in every number of rows that the engine wants to have seen."""
         for rows in self._engine.batch_sizes(len(inputs)):
-            self.run(inputs[:rows], np.ones((len(self._members), rows), np.bool_))
+            for fused in {False, self.has_groups}:
+                self.run(inputs[:rows], np.ones((len(self._members), rows), np.bool_), fused)
 
-    def run(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return self._engine.run(self.steps(inputs, mask_MB))
+    def run(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_], fused: bool = True) -> NDArray[np.float32]:
+        return self._engine.run(self.steps(inputs, mask_MB, fused))
 
     def run_points(self, inputs: NDArray[np.generic], points: Sequence[Point]) -> NDArray[np.float32]:
         return self._engine.run(self.steps_at(inputs, points))
 
-    def steps(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> Steps[NDArray[np.float32]]:
-        """Logits [M, B, C] of each member on the rows that the mask gives it; 0 elsewhere."""
+    def steps(
+        self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_], fused: bool = True
+    ) -> Steps[NDArray[np.float32]]:
+        """Logits [M, B, C] of each member on the rows that the mask gives it; 0 elsewhere.
+
+        fused: groups answer where all of their members are wanted, if there are any.
+        """
         logits_MBC = np.zeros((*mask_MB.shape, self._classes), dtype=np.float32)
-        jobs = self._jobs(inputs, mask_MB)
-        calls = [Call(self._members[m].network, part.inputs, self._members[m].feeds) for m, part in jobs]
-        for (m, part), logits_BC in zip(jobs, (yield calls), strict=True):
-            logits_MBC[m, part.rows] = logits_BC
+        jobs = self._jobs(inputs, mask_MB, fused)
+        calls = [Call(job.network, job.part.inputs, job.feeds) for job in jobs]
+        for job, logits in zip(jobs, (yield calls), strict=True):
+            logits_MBC[job.members, job.part.rows] = logits
         return logits_MBC
 
     def steps_at(self, inputs: NDArray[np.generic], points: Sequence[Point]) -> Steps[NDArray[np.float32]]:
@@ -66,17 +87,29 @@ class Executor:
         ]
         return np.concatenate((yield calls))
 
-    def _jobs(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_]) -> list[tuple[int, _Part]]:
-        """Members and rows, enough pairs to keep every thread busy. Members that want the same rows share them."""
+    def _jobs(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_], fused: bool) -> list[_Job]:
+        """Enough calls to keep every thread busy. Members that want the same rows share them."""
         wanting: dict[bytes, list[int]] = {}
         for member in np.flatnonzero(mask_MB.any(axis=1)).tolist():
             wanting.setdefault(mask_MB[member].tobytes(), []).append(member)
-        pieces = -(-self._engine.threads // max(sum(map(len, wanting.values())), 1))
-        jobs: list[tuple[int, _Part]] = []
-        for members in wanting.values():
+        networks = {rows: self._networks(members, fused) for rows, members in wanting.items()}
+        pieces = -(-self._engine.threads // max(sum(map(len, networks.values())), 1))
+        jobs: list[_Job] = []
+        for rows, members in wanting.items():
             parts = _parts(inputs, mask_MB[members[0]], pieces)
-            jobs += [(member, part) for part in parts for member in members]
+            jobs += [_Job(*network, part) for part in parts for network in networks[rows]]
         return jobs
+
+    def _networks(self, members: Sequence[int], fused: bool) -> list[tuple[int | slice, Network, Feeds]]:
+        """Those that answer for these members, each once."""
+        left = dict.fromkeys(members)
+        found: list[tuple[int | slice, Network, Feeds]] = []
+        for group in self._groups if fused else ():
+            of_group = range(group.members.start, group.members.stop)
+            if left.keys() >= set(of_group):
+                found.append((group.members, group.network, {}))
+                left = dict.fromkeys(member for member in left if member not in of_group)
+        return found + [(m, self._members[m].network, self._members[m].feeds) for m in left]
 
 
 def _parts(inputs: NDArray[np.generic], wanted_B: NDArray[np.bool_], pieces: int) -> list[_Part]:

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 # What a graph takes beside rows, by name.
 Feeds = Mapping[str, NDArray[np.generic]]
 Logits = NDArray[np.float32]
-# Rows [B, ...] and feeds to logits [B, C].
+# Rows [B, ...] and feeds to logits [B, C]; of a group of members [their number, B, C].
 Network = Callable[[NDArray[np.generic], Feeds], Logits]
 
 
@@ -23,7 +23,7 @@ class Call:
     feeds: Feeds = field(default_factory=dict)
 
     def answer(self) -> Logits:
-        """[B, C]. Raises what one row raises."""
+        """Logits. Raises what one row raises."""
         return _answer(self.network, self.inputs, self.feeds)
 
 
@@ -37,7 +37,7 @@ def _answer(network: Network, inputs: NDArray[np.generic], feeds: Feeds) -> Logi
         logger.warning("out of memory, halving the batch rows=%d error=%r", rows, str(error)[:300])
     # Outside of the handler: a traceback would keep what the failed call had allocated.
     halves = (inputs[: rows // 2], inputs[rows // 2 :])
-    return np.concatenate([_answer(network, half, feeds) for half in halves])
+    return np.concatenate([_answer(network, half, feeds) for half in halves], axis=-2)
 
 
 # As ONNX Runtime's arena, CUDA, cuBLAS, cuDNN, TensorRT, OpenVINO and C++ say it. None has an error code in Python.

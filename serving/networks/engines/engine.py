@@ -19,6 +19,10 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 class Engine(ABC):
     """name: for logs and metrics. threads: that answer calls. precision: of arithmetic."""
 
+    # So many members at most, of so many parameters each, are fused as well: a group for each thread.
+    fused_members = 0
+    fused_parameters = 0
+
     def __init__(self, name: str, threads: int, precision: str = "fp32") -> None:
         self.name = name
         self.threads = threads
@@ -28,6 +32,10 @@ class Engine(ABC):
     @abstractmethod
     def load(self, skeleton: Skeleton, tensors: Tensors) -> Network:
         """The graph with these tensors, ready to run. Raises StartupError. Called from several threads at once."""
+
+    def load_fused(self, skeleton: Skeleton, tensors: Tensors) -> Network:
+        """As `load`, of a fused graph."""
+        return self.load(skeleton, tensors)
 
     def batch_sizes(self, max_rows: int) -> list[int]:
         """Numbers of rows that must have run once before the first client pays for them."""

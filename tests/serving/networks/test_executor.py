@@ -9,7 +9,7 @@ from protos.stored_ensemble import Tensors
 from serving.networks.engines.call import Feeds, Network
 from serving.networks.engines.engine import Engine
 from serving.networks.executor import Executor
-from serving.networks.members import Loaded, LoadedMember
+from serving.networks.members import Loaded, LoadedGroup, LoadedMember
 from serving.networks.skeleton import Skeleton
 
 
@@ -24,9 +24,9 @@ class FunctionEngine(Engine):
 
 
 @contextmanager
-def executor_of(networks: Sequence[Network], threads: int) -> Iterator[Executor]:
+def executor_of(networks: Sequence[Network], threads: int, groups: Sequence[LoadedGroup] = ()) -> Iterator[Executor]:
     engine = FunctionEngine(threads)
-    yield Executor(engine, Loaded([LoadedMember(network) for network in networks]), classes=2)
+    yield Executor(engine, Loaded([LoadedMember(network) for network in networks], list(groups)), classes=2)
     engine.close()
 
 
@@ -46,6 +46,43 @@ def test_each_member_runs_on_exactly_its_rows(threads: int, members: int, rows: 
             logits_MBC = executor.run(inputs, mask_MB)
             expected = np.stack([linear(m)(inputs, {}) for m in range(members)])
             np.testing.assert_array_equal(logits_MBC, np.where(mask_MB[:, :, None], expected, 0))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answering"),
+    [
+        ([0, 1, 2, 3, 4], ["0-1", "2-4"]),
+        ([0, 1, 3], ["0-1", 3]),
+        ([1, 2, 3, 4], [1, "2-4"]),
+        ([0, 2], [0, 2]),
+    ],
+)
+@pytest.mark.parametrize("some_rows", [False, True])
+def test_a_group_answers_where_all_of_its_members_are_wanted(
+    wanted: list[int], answering: list[int | str], some_rows: bool
+) -> None:
+    asked: list[int | str] = []
+
+    def noting(name: int | str, network: Network) -> Network:
+        return lambda inputs, feeds: [asked.append(name), network(inputs, feeds)][1]  # type: ignore[func-returns-value]
+
+    def group(first: int, last: int) -> LoadedGroup:
+        def together(inputs, feeds):  # type: ignore[no-untyped-def]
+            return np.stack([linear(m)(inputs, feeds) for m in range(first, last + 1)])
+
+        return LoadedGroup(slice(first, last + 1), noting(f"{first}-{last}", together))
+
+    inputs = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    mask_MB = np.zeros((5, 6), bool)
+    mask_MB[wanted] = [True, False, True, True, False, True] if some_rows else True
+    expected = np.where(mask_MB[:, :, None], np.stack([linear(m)(inputs, {}) for m in range(5)]), 0)
+    networks = [noting(m, linear(m)) for m in range(5)]
+    with executor_of(networks, 1, [group(0, 1), group(2, 4)]) as executor:
+        np.testing.assert_array_equal(executor.run(inputs, mask_MB), expected)
+        assert sorted(asked, key=str) == sorted(answering, key=str)
+        asked.clear()
+        np.testing.assert_array_equal(executor.run(inputs, mask_MB, fused=False), expected)
+        assert asked == wanted
 
 
 def test_one_row_of_many_members_uses_every_thread() -> None:

@@ -89,10 +89,30 @@ def test_without_probe_rows_fp32_is_served_and_nothing_else(stored: StoredEnsemb
         load(bare, Rounding("fp16", 0.0), tolerance=1.0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("wrong", ["alone", "fused"])
+def test_members_are_tried_both_alone_and_fused(stored: StoredEnsemble, precision: str, wrong: str) -> None:
+    class Fusing(Rounding):
+        fused_members, fused_parameters = 16, 2**20
+
+        def load(self, skeleton: Skeleton, tensors: Tensors) -> Network:
+            return OnnxCpu.load(self, skeleton, tensors) if wrong == "fused" else super().load(skeleton, tensors)
+
+        def load_fused(self, skeleton: Skeleton, tensors: Tensors) -> Network:
+            return Rounding.load(self, skeleton, tensors) if wrong == "fused" else OnnxCpu.load(self, skeleton, tensors)
+
+    load(stored, Fusing(precision, 0.0))
+    with pytest.raises(StartupError, match=f"in {precision} on onnxruntime-cpu, member"):
+        load(stored, Fusing(precision, 0.5))
+
+
 def test_the_largest_difference_is_logged(stored: StoredEnsemble, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         load(stored, Rounding("bf16", 0.01), tolerance=1.0)
-    assert f"probe rows=5 runs=20 precision=bf16 worst_difference={largest_difference(stored, 0.01):.2g}" in caplog.text
+    assert (
+        f"probe rows=5 runs=20 fused=False precision=bf16 worst_difference={largest_difference(stored, 0.01):.2g}"
+        in caplog.text
+    )
 
 
 def test_probe_rows_run_in_batches_that_the_engine_was_made_for(stored: StoredEnsemble) -> None:

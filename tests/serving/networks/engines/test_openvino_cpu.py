@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ pytest.importorskip("openvino", reason="extra [openvino] is not installed")
 
 from serving.errors import StartupError
 from serving.networks import members
-from serving.networks.engines.openvino_cpu import OpenVinoCpu
+from serving.networks.engines.openvino_cpu import OpenVinoCpu, pieces
 from serving.networks.executor import Executor
 from tests import tiny_ensemble
 
@@ -24,6 +25,37 @@ def test_answers_equal_the_definition(tmp_path: Path, threads: int) -> None:
     for rows in (9, 1, 4):
         logits_MBC = executor.run(ROWS[:rows], np.ones((4, rows), bool))
         np.testing.assert_allclose(logits_MBC, tiny_ensemble.member_logits(ROWS[:rows]), atol=1e-5)
+    engine.close()
+
+
+def test_rows_in_any_number_are_answered_in_pieces(tmp_path: Path) -> None:
+    stored = tiny_ensemble.write(tmp_path / "tiny")
+    engine = OpenVinoCpu(2, "fp32")
+    loaded = members.load(stored, engine)
+    assert [group.members for group in loaded.groups] == [slice(0, 2), slice(2, 4)]
+    many = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    expected = tiny_ensemble.member_logits(many)
+    for rows in range(1, 41):
+        for group in loaded.groups:
+            found = group.network(many[:rows], {})
+            np.testing.assert_allclose(found, expected[group.members, :rows], atol=1e-5)
+    engine.close()
+
+
+def test_pieces_hold_each_row_once() -> None:
+    assert [list(pieces(rows)) for rows in (1, 5, 13, 16, 39)] == [[1], [4, 1], [12, 1], [16], [16, 16, 4, 3]]
+    assert all(sum(pieces(rows)) == rows for rows in range(1, 200))
+
+
+def test_a_group_may_be_asked_by_several_threads_at_once(tmp_path: Path) -> None:
+    stored = tiny_ensemble.write(tmp_path / "tiny")
+    engine = OpenVinoCpu(1, "fp32")
+    group = members.load(stored, engine).groups[0]
+    draw = np.random.default_rng(2)
+    batches = [draw.normal(size=(rows, 4)).astype(np.float32) for rows in (1, 3, 8, 3) * 25]
+    with ThreadPoolExecutor(4) as pool:
+        for rows, found in zip(batches, pool.map(lambda rows: group.network(rows, {}), batches), strict=True):
+            np.testing.assert_allclose(found, tiny_ensemble.member_logits(rows), atol=1e-5)
     engine.close()
 
 
