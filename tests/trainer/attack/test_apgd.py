@@ -37,7 +37,8 @@ def test_on_a_single_member_it_is_pyautoattacks_on_the_bare_network(norm: str, e
     fooled = module(theirs).argmax(1) != targets
     assert 0.1 < float(fooled.double().mean()) < 0.9
     assert torch.equal(~judge(alone, ours, targets).mean_N, fooled)
-    torch.testing.assert_close(ours / 255, theirs, rtol=0, atol=1e-4)
+    # A quarter of a level: fifteen steps make more of the last digits, which differ between CPUs.
+    torch.testing.assert_close(ours / 255, theirs, rtol=0, atol=1e-3)
 
 
 def test_of_a_linear_mean_it_finds_the_boundary_exactly_when_it_is_in_reach_without_bounds_of_pixels() -> None:
