@@ -136,16 +136,18 @@ def main() -> int:
     parser.add_argument("--root", default="data", help="where torchvision keeps data sets")
     parser.add_argument("--rows", type=int, default=SHORT.rows, help="test rows attacked (default: %(default)s)")
     parser.add_argument("--white-box", action="store_true", help="without Square, which takes half of the time")
-    parser.add_argument("--queries", type=int, nargs="+", default=SHORT.queries, help="of Square, a row")
-    parser.add_argument("--repeat", type=int, nargs="+", default=SHORT.repeat, help="times each point is asked about")
+    parser.add_argument("--queries", type=int, nargs="+", help="of Square, a row")
+    parser.add_argument("--repeat", type=int, nargs="+", help="times each point is asked about")
     parser.add_argument("--full", action="store_true", help="with the command's own budgets: about six times as long")
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"))
     parser.add_argument("--record", type=Path, help="folder for the committed record, such as benchmarks/records/X")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    budget = replace(SHORT, queries=tuple(options.queries), repeat=tuple(options.repeat))
-    budget = replace(Options() if options.full else budget, rows=options.rows)
+    budget = replace(Options() if options.full else SHORT, rows=options.rows)
+    budget = replace(
+        budget, queries=tuple(options.queries or budget.queries), repeat=tuple(options.repeat or budget.repeat)
+    )
     if options.white_box:
         budget = replace(budget, queries=())
     found: dict[str, list[Found]] = {name: [] for name in options.only or SETTINGS}

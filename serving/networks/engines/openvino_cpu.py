@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import onnx
 import openvino
 from numpy.typing import NDArray
 
@@ -41,7 +40,7 @@ class OpenVinoCpu(Engine):
         # What takes feeds is shared by members: all threads call it, and a copy for each would hold its weights again.
         shared = len(skeleton.model.graph.input) > 1
         streams = self.threads if shared else 1
-        model = self._read(skeleton.filled(tensors))
+        model = self._read(skeleton.filled(tensors).SerializeToString())
         compiled = self._compile(model, streams)
 
         def another() -> openvino.InferRequest:
@@ -51,7 +50,7 @@ class OpenVinoCpu(Engine):
 
     def load_fused(self, skeleton: Skeleton, tensors: Tensors) -> Network:
         """Compiled for each of FIXED_ROWS."""
-        filled = skeleton.filled(tensors)
+        filled = skeleton.filled(tensors).SerializeToString()
         fixed = {}
         for rows in FIXED_ROWS:
             model = self._read(filled)
@@ -61,9 +60,9 @@ class OpenVinoCpu(Engine):
             fixed[rows] = _Fixed(skeleton.input_name, self._compile(model, streams=1).create_infer_request())
         return _InPieces(fixed)
 
-    def _read(self, model: onnx.ModelProto) -> openvino.Model:
+    def _read(self, model: bytes) -> openvino.Model:
         try:
-            return self._core.read_model(model.SerializeToString())
+            return self._core.read_model(model)
         except RuntimeError as error:
             raise _cannot_load(error) from error
 
