@@ -1,6 +1,7 @@
 """Both clients against a real server, and against servers that fail as the test says."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,11 @@ def test_asyncio_asks_while_other_things_go_on(tiny_server: ServerProcess) -> No
     np.testing.assert_allclose(probs, tiny_ensemble.pooled_probs(ROWS), atol=1e-6)
 
 
+# A process shares its connections by address, and gRPC remembers for some seconds that one was refused: a server that
+# got the port of one just gone would be out of reach. So each has an address of its own.
+LOOPBACK = (f"127.0.{i // 250}.{i % 250 + 1}" for i in itertools.count(250))  # 127.0.1.1 on
+
+
 class Flaky(GRPCInferenceServiceServicer):
     """Fails with the given codes, one a request, then answers; keeps what it was asked with."""
 
@@ -121,7 +127,8 @@ class Flaky(GRPCInferenceServiceServicer):
         self._executor = ThreadPoolExecutor(4)
         self._server = grpc.server(self._executor, options=[("grpc.max_receive_message_length", -1)])
         add_GRPCInferenceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        host = next(LOOPBACK)
+        self.address = f"{host}:{self._server.add_insecure_port(f'{host}:0')}"
         self._lock = threading.Lock()
 
     def ModelMetadata(self, message: Any, context: grpc.ServicerContext) -> oip.ModelMetadataResponse:  # noqa: N802
