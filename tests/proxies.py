@@ -85,12 +85,12 @@ def nginx(folder: Path, servers: Sequence[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def haproxy(folder: Path, servers: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """servers: HOST:PORT, and the port of its metrics, each."""
+def haproxy(folder: Path, servers: Sequence[tuple[str, str]], program: Sequence[str] = ("haproxy",)) -> Iterator[str]:
+    """servers: HOST:PORT, and the port of its metrics, each. program: takes HAProxy's arguments."""
     port = free_port()
     lines = "\n".join(f"    server s{i} {server} port {check}" for i, (server, check) in enumerate(servers))
     (folder / "haproxy.cfg").write_text(HAPROXY.format(port=port, servers=lines))
-    with _running(["haproxy", "-db", "-f", folder / "haproxy.cfg"], port, folder / "haproxy.log"):
+    with _running([*program, "-db", "-f", folder / "haproxy.cfg"], port, folder / "haproxy.log"):
         yield f"127.0.0.1:{port}"
 
 

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASE = "localhost/thalweg-base"
-PROGRAMS = ("buildah", "podman", "runc", "mmdebstrap")
+PROGRAMS = ("buildah", "podman", "runc", "mmdebstrap", "iptables")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 if os.geteuid() != 0:
     MISSING.append("root")
@@ -34,14 +34,13 @@ RESTRICTED = (
     "--user=10001:10001", "--memory=512m", "--pids-limit=200",
 )  # fmt: skip
 CONFIGURATION = Path(__file__).with_name("containers.conf")
+PODMAN = ("env", f"CONTAINERS_CONF={CONFIGURATION}", "podman")
 
 
 def podman(*arguments: object, check: bool = True) -> str:
     """What it writes to stdout, and with check=False to stderr as well."""
     done = subprocess.run(
-        ["podman", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"CONTAINERS_CONF": str(CONFIGURATION)},
+        [*PODMAN, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, f"podman {arguments}: {done.stderr}"
@@ -68,14 +67,18 @@ def build(name: str, dockerfile: str, target: str | None = None, **arguments: st
 
 def base() -> str:
     """Debian with Python and its venv module: what the Dockerfiles ask of a base."""
-    if BASE not in podman("images", "--format={{.Repository}}"):
+    return debian(BASE, "bookworm", "python3", "python3-venv", "ca-certificates")
+
+
+def debian(name: str, suite: str, *packages: str) -> str:
+    """The image's name, made if there is none."""
+    if name not in podman("images", "--format={{.Repository}}").split():
         with tempfile.TemporaryDirectory() as folder:
             tar = Path(folder) / "base.tar"
-            packages = "--include=python3,python3-venv,ca-certificates"
-            command = ["mmdebstrap", "--quiet", "--variant=minbase", packages, "bookworm", str(tar)]
+            command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", suite, str(tar)]
             subprocess.run(command, check=True, capture_output=True)
-            podman("import", tar, BASE)
-    return BASE
+            podman("import", tar, name)
+    return name
 
 
 def _of_pip() -> list[Path]:

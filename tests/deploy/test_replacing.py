@@ -14,7 +14,7 @@ from tests.deploy.replicas import Replica, create_network
 from tests.load import Load, asking, asking_once
 from tests.proxies import haproxy, needs, nginx
 
-pytestmark = [needs_containers, needs["nginx"], needs["haproxy"], pytest.mark.slow]
+pytestmark = [needs_containers, needs["nginx"], pytest.mark.slow]
 
 CALLS = 5000
 ONCE = [("grpc.enable_retries", 0)]
@@ -59,7 +59,7 @@ def fleet(serving_image: str, models: Path) -> Iterator[Fleet]:
 
 
 @contextlib.contextmanager
-def loads(fleet: Fleet, folder: Path) -> Iterator[dict[str, Load]]:
+def loads(fleet: Fleet, folder: Path, haproxy_program: list[str]) -> Iterator[dict[str, Load]]:
     """By what is in front of the replicas; behind the proxies, and in `once`, clients that make one attempt.
 
     `once` sends again what never left, as gRPC does unless told: without that a new stream may meet an aged
@@ -69,7 +69,7 @@ def loads(fleet: Fleet, folder: Path) -> Iterator[dict[str, Load]]:
     everyone = "ipv4:" + ",".join(targets)
     with (
         nginx(folder, targets) as behind_nginx,
-        haproxy(folder, [(target, "8002") for target in targets]) as behind_haproxy,
+        haproxy(folder, [(target, "8002") for target in targets], haproxy_program) as behind_haproxy,
         grpc.insecure_channel(behind_nginx, ONCE) as nginx_channel,
         grpc.insecure_channel(behind_haproxy, ONCE) as haproxy_channel,
         grpc.insecure_channel(everyone, [ROUND_ROBIN]) as once_channel,
@@ -82,8 +82,10 @@ def loads(fleet: Fleet, folder: Path) -> Iterator[dict[str, Load]]:
         yield {"nginx": by_nginx, "haproxy": by_haproxy, "round_robin": by_client, "round_robin, once": once}
 
 
-def test_nobody_notices_that_one_replica_after_the_other_is_replaced(fleet: Fleet, tmp_path: Path) -> None:
-    with loads(fleet, tmp_path) as by_front:
+def test_nobody_notices_that_one_replica_after_the_other_is_replaced(
+    fleet: Fleet, tmp_path: Path, haproxy_program: list[str]
+) -> None:
+    with loads(fleet, tmp_path, haproxy_program) as by_front:
         for index in range(3):
             assert fleet.replace(index) == 0
         for load in by_front.values():
@@ -94,9 +96,11 @@ def test_nobody_notices_that_one_replica_after_the_other_is_replaced(fleet: Flee
         assert load.answers >= CALLS
 
 
-def test_a_killed_replica_costs_a_client_that_retries_nothing(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_killed_replica_costs_a_client_that_retries_nothing(
+    fleet: Fleet, tmp_path: Path, haproxy_program: list[str]
+) -> None:
     """Behind a proxy, calls that it had begun may fail; how many is reported, and not more than were in flight."""
-    with loads(fleet, tmp_path) as by_front:
+    with loads(fleet, tmp_path, haproxy_program) as by_front:
         by_front["round_robin"].wait_for(500)
         assert fleet.replace(0, "KILL") == 137
         by_front["round_robin"].wait_for(1000)
