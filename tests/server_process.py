@@ -13,15 +13,18 @@ ROOT = Path(__file__).resolve().parent.parent
 class ServerProcess:
     """`thalweg-serve DIRECTORY` on free ports, from its ready line to its end."""
 
-    def __init__(self, directory: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, environment: dict[str, str] | None = None, root: Path = ROOT
+    ) -> None:
+        """root: the checkout whose server it is."""
         command = [sys.executable, "-m", "serving", str(directory), "--grpc-port", "0", "--metrics-port", "0"]
         self.process = subprocess.Popen(
             [*command, *arguments],
-            cwd=ROOT,
+            cwd=root,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+            env=os.environ | {"PYTHONPATH": str(root)} | (environment or {}),
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

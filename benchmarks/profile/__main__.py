@@ -2,30 +2,29 @@
 
     python -m benchmarks.profile [--parallel 1] [--tree CHECKOUT] [--record benchmarks/records/DATE-profile]
 
-Prints a table of CPU time by stage, and writes it with a flame graph to --record. --tree: another checkout's server,
-for a picture of before. CPU time of a request is the kernel's count for the process; samples say how it divides. py-spy
-sees threads that have run Python, not the few of gRPC's core. The networks are those of `benchmarks.serve`: eight
-PreResNet-20.
+Prints a table of CPU time by stage, and one of the server's own histograms, which it fills before anything samples it;
+writes both with a flame graph to --record. --tree: another checkout's server, for a picture of before. CPU time of a
+request is the kernel's count for the process; samples say how it divides. py-spy sees threads that have run Python, not
+the few of gRPC's core. The networks are those of `benchmarks.serve`: eight PreResNet-20.
 """
 
 import argparse
 import asyncio
 import functools
 import math
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.profile import flame, stacks
+from benchmarks.profile import flame, phases, stacks
 from benchmarks.record import write_record
-from benchmarks.serve import client, ensemble, generator
+from benchmarks.serve import client, ensemble, generator, processes
 from benchmarks.serve.peers import Body, oip
-from benchmarks.serve.processes import Tree
+from tests.server_process import ServerProcess
 
 SAMPLES_PER_SECOND = 200
 SPY_STARTS_S = 8.0
@@ -46,71 +45,61 @@ def main() -> int:
     if not models.exists():
         ensemble.write(models)
 
-    sampled, cpu_s, rate = measure(spy, options.tree.resolve(), models.resolve(), options.parallel, options.seconds)
-    per_sample = cpu_s / sampled.total()
-    seconds = {name: count * per_sample for name, count in stacks.by_stage(sampled).items()}
-    lines = table(seconds, cpu_s, rate, options.parallel)
+    found = measure(spy, options.tree.resolve(), models.resolve(), options.parallel, options.seconds)
+    per_sample = found.cpu_s / found.sampled.total()
+    seconds = {name: count * per_sample for name, count in stacks.by_stage(found.sampled).items()}
+    lines = [*table(seconds, found.cpu_s, found.rate, options.parallel), "", *found.by_histograms]
     print("\n".join(lines))
     folder = options.record or options.out
-    title = (
-        f"one-row requests, {options.parallel} in parallel, eight PreResNet-20: {1e6 * cpu_s:.0f} µs of CPU time each"
-    )
-    flame.draw(folder / "flame.png", sampled, 1e6 * per_sample, title)
+    requests = f"one-row requests, {options.parallel} in parallel, eight PreResNet-20"
+    title = f"{requests}: {1e6 * found.cpu_s:.0f} µs of CPU time each"
+    flame.draw(folder / "flame.png", found.sampled, 1e6 * per_sample, title)
     if options.record:
-        write_record(folder, "benchmarks.profile", "\n".join(lines), seconds_a_request=seconds, cpu_s=cpu_s, rate=rate)
+        write_record(
+            folder,
+            "benchmarks.profile",
+            "\n".join(lines),
+            seconds_a_request=seconds,
+            cpu_s=found.cpu_s,
+            rate=found.rate,
+        )
     return 0
 
 
-def measure(spy: Path, tree: Path, models: Path, parallel: int, seconds: float) -> tuple[stacks.Stacks, float, float]:
-    """Stacks of `seconds`; CPU seconds a request, and requests a second, of the load, which sampling slows."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "serving",
-        str(models / "thalweg"),
-        "--grpc-port",
-        str(port),
-        "--metrics-port",
-        "0",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    server = subprocess.Popen(
-        command,
-        cwd=tree,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert server.stdout is not None
-        if not server.stdout.readline().startswith("ready "):
-            raise RuntimeError(f"the server of {tree} did not start")
-        address, body = f"127.0.0.1:{port}", oip.request(ensemble.rows(1))
-        answer = asyncio.run(ask(address, body))
-        load = functools.partial(generator.closed_loop, address, "oip-grpc", body, answer, parallel)
+@dataclass(frozen=True)
+class Measured:
+    sampled: stacks.Stacks
+    cpu_s: float  # a request; of the load that sampling slows, as is the rate
+    rate: float  # requests/s
+    by_histograms: list[str]  # a table, of a load that nothing slows
+
+
+def measure(spy: Path, tree: Path, models: Path, parallel: int, seconds: float) -> Measured:
+    """Two loads of `seconds` each."""
+    with ServerProcess(models / "thalweg", root=tree) as server:
+        body = oip.request(ensemble.rows(1))
+        answer = asyncio.run(ask(server.grpc, body))
+        load = functools.partial(generator.closed_loop, server.grpc, "oip-grpc", body, answer, parallel)
         warm = load(100)
+        unwatched = phases.scrape(server.metrics)
+        load(math.ceil(seconds * 100 / warm.seconds))
+        by_histograms = list(phases.table(unwatched, phases.scrape(server.metrics)))
+
         count = math.ceil((seconds + SPY_STARTS_S) * 100 / warm.seconds)
-        process = Tree(server.pid)
-        before = process.cpu_s()
+        pid = server.process.pid
+        before = processes.cpu_s(pid)
         with ThreadPoolExecutor(1) as pool, tempfile.TemporaryDirectory() as folder:
             loading = pool.submit(load, count)
             raw = Path(folder, "stacks")
             arguments = ["record", "--format", "raw", "--function", "--nonblocking", "--rate", str(SAMPLES_PER_SECOND)]
-            arguments += ["--duration", str(seconds), "--output", str(raw), "--pid", str(server.pid)]
+            arguments += ["--duration", str(seconds), "--output", str(raw), "--pid", str(pid)]
             subprocess.run([spy, *arguments], check=True, capture_output=True)
             if loading.done():
                 raise RuntimeError("the load ended before the samples; the machine was not quiet")
             loaded = loading.result()
-            cpu_s = (process.cpu_s() - before) / count
-            return stacks.parse(raw.read_text().splitlines()), cpu_s, loaded.answered / loaded.seconds
-    finally:
-        server.terminate()
-        server.wait()
+            cpu_s = (processes.cpu_s(pid) - before) / count
+            sampled = stacks.parse(raw.read_text().splitlines())
+            return Measured(sampled, cpu_s, loaded.answered / loaded.seconds, by_histograms)
 
 
 async def ask(address: str, body: Body) -> bytes:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.profile import flame, stacks
+from benchmarks.profile import flame, phases, stacks
 
 RAW = [
     "main (serving/__main__.py);execute (serving/ensemble.py:90);combine (serving/combine.py:20);_sum (numpy/x.py) 3",
@@ -42,3 +42,16 @@ def test_a_bar_is_as_wide_as_its_samples_and_stands_on_its_caller() -> None:
 def test_the_picture_is_a_file(tmp_path: Path) -> None:
     flame.draw(tmp_path / "x" / "flame.png", stacks.parse(RAW), 10.0, "title")
     assert (tmp_path / "x" / "flame.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_phase_takes_the_mean_between_two_looks_and_overhead_is_all_but_execution() -> None:
+    text = "\n".join(
+        f"# TYPE ensemble_{name}_seconds histogram\n"
+        f"ensemble_{name}_seconds_sum {{{name}}}\n"
+        f"ensemble_{name}_seconds_count {{count}}"
+        for name in ("request", "queue", "execute", "combine")
+    )
+    before = phases.totals(text.format(request=1.0, queue=0.5, execute=0.25, combine=0.125, count=3) + "\n")
+    after = phases.totals(text.format(request=1.009, queue=0.501, execute=0.256, combine=0.1255, count=5) + "\n")
+    values = [int(line.split("|")[2]) for line in phases.table(before, after) if "µs" not in line and "---" not in line]
+    assert values == [4500, 500, 3000, 250, 750, 1500]
