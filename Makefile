@@ -8,8 +8,9 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo --out runs/demo
 
+# Two files at a time: that many cores are everywhere, and a server under test takes what it gets.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not gpu"

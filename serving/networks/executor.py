@@ -44,13 +44,14 @@ class Executor:
         self._members, self._groups, self._combined = (), (), None
 
     @property
-    def has_groups(self) -> bool:
-        return bool(self._groups)
+    def ways(self) -> Sequence[bool]:
+        """What `fused` can mean: each member alone, and in groups if there are any."""
+        return (False, True) if self._groups else (False,)
 
     def warm_up(self, inputs: NDArray[np.generic]) -> None:
         """Every network on these rows, in every number of rows that the engine wants to have seen."""
         for rows in self._engine.batch_sizes(len(inputs)):
-            for fused in {False, self.has_groups}:
+            for fused in self.ways:
                 self.run(inputs[:rows], np.ones((len(self._members), rows), np.bool_), fused)
 
     def run(self, inputs: NDArray[np.generic], mask_MB: NDArray[np.bool_], fused: bool = True) -> NDArray[np.float32]:

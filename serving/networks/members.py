@@ -68,10 +68,11 @@ def load(
 
     def fuse(group: slice) -> LoadedGroup:
         tensors = [stored.tensors(member) for member in manifest.members[group]]
-        return LoadedGroup(group, engine.load_fused(fused_skeleton(stored, len(tensors)), fused_tensors(tensors)))
+        return LoadedGroup(group, engine.load_fused(fused_skeletons[len(tensors)], fused_tensors(tensors)))
 
     worth_it = together and memory is Memory.FAST and _may_be_fused(stored, engine)
-    fused = groups(len(manifest.members), engine.threads) if worth_it else ()
+    fused = list(groups(len(manifest.members), engine.threads)) if worth_it else []
+    fused_skeletons = {count: fused_skeleton(stored, count) for count in {group.stop - group.start for group in fused}}
     with ThreadPoolExecutor(engine.threads) as pool:
         loaded = Loaded(list(pool.map(make, manifest.members)), list(pool.map(fuse, fused)), combined)
     logger.info("networks made model=%s members=%d fused=%d", manifest.name, len(loaded.members), len(loaded.groups))

@@ -34,11 +34,11 @@ def check(stored: StoredEnsemble, executor: Executor, engine: Engine, tolerance:
                 f"expected an ensemble that was exported with export.probe_rows of 1 or more"
             )
         zeros = np.zeros((1, *manifest.input.shape), DATATYPES[manifest.input.datatype])
-        for fused in {False, executor.has_groups}:
+        for fused in executor.ways:
             executor.run(zeros, np.ones((len(manifest.members), 1), np.bool_), fused)
         return
     allowed = FP32_TOLERANCE if engine.precision == "fp32" else tolerance
-    for fused in {False, executor.has_groups}:
+    for fused in executor.ways:
         _compare(manifest, probe, executor, engine, allowed, fused)
 
 

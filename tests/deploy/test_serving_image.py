@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.client import Client
+from tests.deploy import containers
 from tests.deploy.containers import BASE, RESTRICTED, Container, needs_containers, podman
 from tests.load import Load
 from trainer.pipeline import Outcome
@@ -117,6 +118,25 @@ def test_sigterm_under_load_loses_nothing_and_ends_with_0(serving_image: str, de
                 load.wait_for(200)
         assert load.failures == []
         assert "Traceback" not in one.logs()
+
+
+def test_the_image_for_gpus_serves_on_the_cpu_where_there_is_none_and_says_why(demo: Path) -> None:
+    """What it does on a GPU, no machine of ours has shown."""
+    image = containers.build("thalweg-serving:cuda", "Dockerfile.serving", "cuda")
+    options = (*RESTRICTED, *SHELLS, f"--volume={demo}:/mnt/models:ro")
+    no_driver = "no NVIDIA driver (libcuda.so.1 cannot be loaded)"
+    with Container(image, options=options) as container:
+        container.wait_until_ready()
+        assert no_driver in container.logs()
+        with Client(f"{container.address}:8001", "digits") as client:
+            assert client.predict(ROWS).members_run == 5
+    with Container(image, "--device", "cuda", options=options) as container:
+        assert container.wait() == 2
+        assert f"--device cuda: {no_driver}" in container.logs()
+    code = "import onnxruntime as o; print(o.get_available_providers()); o.preload_dlls()"
+    said = podman("run", "--rm", "--entrypoint=python3", image, "-c", code, check=False)
+    assert "CUDAExecutionProvider" in said
+    assert "Failed to load" not in said  # NVIDIA's libraries are there, and fit each other
 
 
 def test_sigterm_before_it_is_ready_ends_it_at_once(serving_image: str, demo: Path) -> None:
