@@ -11,15 +11,12 @@ Totals = Mapping[str, tuple[float, float]]  # seconds, and how often
 
 def totals(metrics: str) -> Totals:
     """metrics: the text that the server exposes. All models, policies and codes together."""
-    found: dict[str, tuple[float, float]] = {}
-    for family in text_string_to_metric_families(metrics):
-        for name in ("request", *PHASES):
-            if family.name == f"ensemble_{name}_seconds":
-                sums, counts = (
-                    sum(each.value for each in family.samples if each.name.endswith(end)) for end in ("_sum", "_count")
-                )
-                found[name] = sums, counts
-    return found
+    samples = {family.name: family.samples for family in text_string_to_metric_families(metrics)}
+
+    def total(name: str, what: str) -> float:
+        return sum(each.value for each in samples[f"ensemble_{name}_seconds"] if each.name.endswith(what))
+
+    return {name: (total(name, "_sum"), total(name, "_count")) for name in ("request", *PHASES)}
 
 
 def scrape(address: str) -> Totals:
@@ -28,11 +25,8 @@ def scrape(address: str) -> Totals:
 
 
 def table(before: Totals, after: Totals) -> Iterator[str]:
-    """Overhead: what a request takes beyond the execution of its networks, in the server and without gRPC."""
-    us = {
-        name: 1e6 * (after[name][0] - before[name][0]) / (after[name][1] - before[name][1])
-        for name in ("request", *PHASES)
-    }
+    """Means of a request, its time in gRPC not among them; the last line is what the server adds to its networks."""
+    us = {name: 1e6 * (after[name][0] - before[name][0]) / (after[name][1] - before[name][1]) for name in after}
     lines = {
         "a request, from the first line of its handler to the last": us["request"],
         "queue: until a thread takes it": us["queue"],

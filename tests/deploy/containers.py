@@ -70,9 +70,14 @@ def base() -> str:
     return debian(BASE, "bookworm", "python3", "python3-venv", "ca-certificates")
 
 
+def images() -> list[str]:
+    """Names of those that are there."""
+    return podman("images", "--format={{.Repository}}").split()
+
+
 def debian(name: str, suite: str, *packages: str) -> str:
     """The image's name, made if there is none."""
-    if name not in podman("images", "--format={{.Repository}}").split():
+    if name not in images():
         with tempfile.TemporaryDirectory() as folder:
             tar = Path(folder) / "base.tar"
             command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", suite, str(tar)]

@@ -15,7 +15,7 @@ import pytest
 
 from protos.validate import validate
 from tests.deploy import containers
-from tests.deploy.containers import ROOT, Container, needs_containers, podman
+from tests.deploy.containers import ROOT, Container, needs_containers
 from tests.deploy.render import rendered
 
 pytestmark = [
@@ -57,7 +57,7 @@ def epochs(container: Container) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("own_image", [False, True])
 @pytest.mark.parametrize(("signal", "code"), [("KILL", 137), ("TERM", 143)])
 def test_a_run_that_is_ended_goes_on_in_the_next_pod(tmp_path: Path, signal: str, code: int, own_image: bool) -> None:
-    if own_image and IMAGE not in podman("images", "--format={{.Repository}}").split():
+    if own_image and IMAGE not in containers.images():
         pytest.skip(f"{IMAGE} is not built: {BUILD}")
     os.chown(tmp_path, 10001, 10001)  # as a claim with fsGroup
     with pod(tmp_path, own_image) as first:
